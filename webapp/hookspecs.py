@@ -1,0 +1,82 @@
+"""Every hook of Switchhook. The docstrings are the reference: when a hook is called, with what, and what becomes of its answer.
+
+A plugin implements any of them with `@hookimpl` from `webapp.plugin`, leaving out arguments it does not need. The registry
+calls each implementation by itself: one that fails is reported and left out, the others go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from webapp.contracts.calls import TextProvider
+    from webapp.contracts.channels import Channel
+    from webapp.contracts.events import DeliveryEvent, PersonEvent, QuotaEvent, RequestEvent
+    from webapp.contracts.limits import QuotaPolicy
+    from webapp.contracts.sorting import Categorizer
+
+NAMESPACE = "switchhook"
+hookspec = pluggy.HookspecMarker(NAMESPACE)
+hookimpl = pluggy.HookimplMarker(NAMESPACE)
+
+
+@hookspec
+def register_providers(settings: Mapping[str, str]) -> Iterable[TextProvider]:  # type: ignore[empty-body]
+    """Return model providers. Called once, at start. `settings` are environment variables by name, without the core's own
+    secrets; a variable that is not set is absent. Building a provider must be cheap: no I/O, no heavy import."""
+
+
+@hookspec
+def register_categorizers(settings: Mapping[str, str]) -> Iterable[Categorizer]:  # type: ignore[empty-body]
+    """Return categorizers. Called once, at start. Every categorizer is asked about every chat request; the surest wins."""
+
+
+@hookspec
+def register_quota_policies(settings: Mapping[str, str]) -> Iterable[QuotaPolicy]:  # type: ignore[empty-body]
+    """Return policies: objects that say which limits apply to a request. Called once, at start. Every policy is asked about
+    every request; all their limits are held in one step, so a policy never counts or locks anything itself. A policy that
+    raises refuses the request: an unknown limit is not an absent one."""
+
+
+@hookspec
+def register_channels(settings: Mapping[str, str]) -> Iterable[Channel]:  # type: ignore[empty-body]
+    """Return channels. Called once, at start. A channel's blueprint is registered with the application as it is; its routes
+    are exempt from CSRF tokens because they prove their origin by the vendor's signature."""
+
+
+@hookspec
+def request_admitted(event: RequestEvent) -> None:
+    """A request was stored with its holds. Called after the commit, in the process that admitted it."""
+
+
+@hookspec
+def request_completed(event: RequestEvent) -> None:
+    """A request ended with an answer. Called after the commit, in the process that settled it."""
+
+
+@hookspec
+def request_failed(event: RequestEvent) -> None:
+    """A request ended without an answer: failed or cancelled. Called after the commit."""
+
+
+@hookspec
+def quota_warning(event: QuotaEvent) -> None:
+    """A limit refused a request for the first time in its window. Called after the commit."""
+
+
+@hookspec
+def person_created(event: PersonEvent) -> None:
+    """Somebody new is known, by registration, by texting, or by an administrator. Called after the commit."""
+
+
+@hookspec
+def message_received(event: DeliveryEvent) -> None:
+    """A message came in by a channel, for the first time. Called after the commit."""
+
+
+@hookspec
+def delivery_updated(event: DeliveryEvent) -> None:
+    """An outgoing message changed its status. Called after the commit."""

@@ -1,0 +1,231 @@
+"""Finds plugins, checks and calls each by itself, keeps what they gave, and says why one is missing."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import importlib.util
+import logging
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import pluggy
+from flask import current_app
+
+from webapp import hookspecs
+from webapp.contracts.calls import TextProvider
+from webapp.contracts.channels import Channel
+from webapp.contracts.limits import QuotaPolicy
+from webapp.contracts.sorting import Categorizer
+from webapp.plugin import CONTRACT_VERSION
+
+log = logging.getLogger(__name__)
+
+ENTRY_POINTS = "switchhook.plugins"
+BUILT_IN = (
+    "plugins.providers.demo",
+    "plugins.providers.openai_compatible",
+    "plugins.categorizers.keywords",
+    "plugins.quotas.plan_limits",
+    "plugins.channels.simulator",
+    "plugins.channels.twilio",
+)
+
+_KINDS: dict[str, type] = {
+    "register_providers": TextProvider,
+    "register_categorizers": Categorizer,
+    "register_quota_policies": QuotaPolicy,
+    "register_channels": Channel,
+}
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,38}\Z")
+
+
+class PluginFault(Exception):
+    """Why a plugin is left out, in words for its author or the operator."""
+
+
+@dataclass(slots=True)
+class PluginRecord:
+    """What is known of a plugin, loaded or not."""
+
+    name: str
+    source: str
+    """built-in, entry point, or folder."""
+    version: str = ""
+    hooks: list[str] = field(default_factory=list)
+    gives: list[str] = field(default_factory=list)
+    error: str = ""
+
+
+def each(hook: pluggy.HookCaller, **values: Any) -> Iterator[tuple[str, Any]]:
+    """Call every implementation by itself, last registered first: yields (plugin name, its answer or the exception)."""
+    for impl in reversed(hook.get_hookimpls()):
+        try:
+            yield impl.plugin_name, impl.function(*(values[name] for name in impl.argnames))
+        except Exception as exc:
+            yield impl.plugin_name, exc
+
+
+class Registry:
+    """The plugins of one application and what they registered, by name."""
+
+    def __init__(self) -> None:
+        self.records: list[PluginRecord] = []
+        self.providers: dict[str, TextProvider] = {}
+        self.categorizers: dict[str, Categorizer] = {}
+        self.policies: dict[str, QuotaPolicy] = {}
+        self.channels: dict[str, Channel] = {}
+        self._manager = pluggy.PluginManager(hookspecs.NAMESPACE)
+        self._manager.add_hookspecs(hookspecs)
+
+    def load(self, settings: Mapping[str, str], folder: Path | None = None) -> None:
+        """Load the built-in plugins, those installed beside us, and those in `folder`. Never raises for a plugin's fault."""
+        for name in BUILT_IN:
+            self._load(
+                PluginRecord(name.removeprefix("plugins."), "built-in"), settings, lambda n=name: import_module(n)
+            )
+        for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+            version = entry.dist.version if entry.dist else ""
+            self._load(PluginRecord(entry.name, "entry point", version), settings, entry.load)
+        if folder is not None:
+            self._load_folder(folder, settings)
+
+    def add(self, plugin: object, name: str, settings: Mapping[str, str], source: str = "folder") -> PluginRecord:
+        """Load one plugin that is already imported."""
+        record = PluginRecord(name, source)
+        self._load(record, settings, lambda: plugin)
+        return record
+
+    def emit(self, event_hook: str, event: object) -> None:
+        """Tell every listener; one that fails is logged and harms nothing."""
+        for name, answer in each(getattr(self._manager.hook, event_hook), event=event):
+            if isinstance(answer, Exception):
+                log.error("plugin %s failed in %s", name, event_hook, exc_info=answer)
+
+    def fault(self, given_name: str, error: str) -> None:
+        """Note that something a plugin gave does not work, on that plugin's record."""
+        for record in self.records:
+            if any(entry.endswith(f": {given_name}") for entry in record.gives):
+                record.error = error
+
+    # -- loading ---------------------------------------------------------------------------------------------------
+    def _load_folder(self, folder: Path, settings: Mapping[str, str]) -> None:
+        if not folder.is_dir():
+            self.records.append(
+                PluginRecord(
+                    str(folder), "folder", error="SWITCHHOOK_PLUGINS_DIR is not a directory: make it or unset it."
+                )
+            )
+            return
+        for path in sorted(folder.iterdir()):
+            package = path / "__init__.py"
+            if path.name.startswith((".", "_")) or not (path.suffix == ".py" or package.is_file()):
+                continue
+            target = package if package.is_file() else path
+            self._load(PluginRecord(path.stem, "folder"), settings, lambda t=target, n=path.stem: _import_file(t, n))
+
+    def _load(self, record: PluginRecord, settings: Mapping[str, str], get: Any) -> None:
+        self.records.append(record)
+        plugin = None
+        try:
+            plugin = get()
+            record.version = record.version or str(getattr(plugin, "__version__", ""))
+            _check_contract(plugin)
+            self._register(record, plugin)
+            given = self._collect(record, plugin, settings)
+        except (Exception, SystemExit) as exc:
+            record.error = str(exc) if isinstance(exc, PluginFault) else f"{type(exc).__name__}: {exc}"
+            if plugin is not None and self._manager.is_registered(plugin):
+                self._manager.unregister(plugin)
+            log.error("plugin %s is left out: %s", record.name, record.error)
+            return
+        for kind, item in given:
+            self._shelf(kind)[item.name] = item
+            record.gives.append(f"{kind.removeprefix('register_')}: {item.name}")
+
+    def _register(self, record: PluginRecord, plugin: object) -> None:
+        if self._manager.has_plugin(record.name):
+            raise PluginFault(f"another plugin is called {record.name!r} already: rename this one")
+        self._manager.register(plugin, name=record.name)
+        known = {name for name in vars(hookspecs) if hasattr(getattr(hookspecs, name), "switchhook_spec")}
+        for caller in self._manager.get_hookcallers(plugin) or []:
+            if not caller.has_spec():
+                near = difflib.get_close_matches(caller.name, known, 1)
+                raise PluginFault(
+                    f"there is no hook {caller.name!r}"
+                    + (f": did you mean {near[0]!r}?" if near else "; see the hook list")
+                )
+            record.hooks.append(caller.name)
+        if not record.hooks:
+            raise PluginFault("it implements no hook: mark its functions with @hookimpl from webapp.plugin")
+
+    def _collect(self, record: PluginRecord, plugin: object, settings: Mapping[str, str]) -> list[tuple[str, Any]]:
+        """What the plugin registers, checked whole before any of it counts."""
+        given: list[tuple[str, Any]] = []
+        for kind, base in _KINDS.items():
+            if kind not in record.hooks:
+                continue
+            impl = next(i for i in getattr(self._manager.hook, kind).get_hookimpls() if i.plugin is plugin)
+            arguments = {"settings": settings}
+            answer = impl.function(*(arguments[name] for name in impl.argnames))
+            if not isinstance(answer, Iterable):
+                raise PluginFault(f"{kind} returned {type(answer).__name__} instead of a list")
+            for item in answer:
+                if not isinstance(item, base):
+                    raise PluginFault(f"{kind} returned a {type(item).__name__}, which is no {base.__name__}")
+                name = getattr(item, "name", None)
+                if not isinstance(name, str) or not _NAME.match(name):
+                    raise PluginFault(f"{kind}: the name {name!r} must be lower-case letters, digits, - and _")
+                taken = name in self._shelf(kind) or any(k == kind and i.name == name for k, i in given)
+                if taken:
+                    raise PluginFault(f"{kind}: the name {name!r} is taken already")
+                given.append((kind, item))
+        return given
+
+    def _shelf(self, kind: str) -> dict[str, Any]:
+        shelves: dict[str, dict[str, Any]] = {
+            "register_providers": cast(dict[str, Any], self.providers),
+            "register_categorizers": cast(dict[str, Any], self.categorizers),
+            "register_quota_policies": cast(dict[str, Any], self.policies),
+            "register_channels": cast(dict[str, Any], self.channels),
+        }
+        return shelves[kind]
+
+
+def import_module(name: str) -> ModuleType:
+    """Import a built-in plugin."""
+    return importlib.import_module(name)
+
+
+def _import_file(path: Path, stem: str) -> ModuleType:
+    name = f"switchhook_plugins_{stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise PluginFault(f"{path.name} cannot be imported as Python")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    return module
+
+
+def _check_contract(plugin: object) -> None:
+    wanted = getattr(plugin, "SWITCHHOOK_CONTRACT", CONTRACT_VERSION)
+    if wanted != CONTRACT_VERSION:
+        raise PluginFault(
+            f"it is written for contract version {wanted}, this is version {CONTRACT_VERSION}: install a fitting release"
+        )
+
+
+def current_registry() -> Registry:
+    """The registry of the running application."""
+    return cast(Registry, current_app.extensions["switchhook.registry"])
