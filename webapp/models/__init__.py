@@ -1,0 +1,31 @@
+"""Tables, one module per aggregate, with the queries that belong to them."""
+
+from webapp.models.house import AuditEntry, ErrorLog, ProviderSetting
+from webapp.models.messages import Delivery, DeliveryKind, Direction, Receipt
+from webapp.models.people import ApiToken, Identity, Organization, Person, PersonRole, Plan
+from webapp.models.quotas import Hold, LimitCounter
+from webapp.models.requests import ENDED, Attempt, Conversation, LedgerEntry, Request, RequestStatus
+
+__all__ = [
+    "ENDED",
+    "ApiToken",
+    "Attempt",
+    "AuditEntry",
+    "Conversation",
+    "Delivery",
+    "DeliveryKind",
+    "Direction",
+    "ErrorLog",
+    "Hold",
+    "Identity",
+    "LedgerEntry",
+    "LimitCounter",
+    "Organization",
+    "Person",
+    "PersonRole",
+    "Plan",
+    "ProviderSetting",
+    "Receipt",
+    "Request",
+    "RequestStatus",
+]

@@ -1,0 +1,190 @@
+"""Conversations, requests, attempts, and the ledger."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import JSON, Boolean, CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint, Uuid, text
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from webapp.extensions import Base, UTCDateTime
+from webapp.models.columns import (
+    count,
+    created,
+    json_object,
+    line,
+    long_text,
+    microusd,
+    moment,
+    one_of,
+    organization_ref,
+    person_ref,
+    request_ref,
+    uuid_key,
+    word,
+)
+
+
+class RequestStatus(StrEnum):
+    """Where a request is. The last four are ends."""
+
+    QUEUED = "queued"
+    PROCESSING = "processing"
+    AWAITING_REVIEW = "awaiting_review"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    REJECTED = "rejected"
+    CANCELLED = "cancelled"
+
+
+ENDED = frozenset({RequestStatus.COMPLETED, RequestStatus.FAILED, RequestStatus.REJECTED, RequestStatus.CANCELLED})
+
+
+UNFINISHED = "status IN ('queued', 'processing', 'awaiting_review')"
+
+
+class Conversation(Base):
+    """Requests that belong together; earlier turns go to the model within the plan's budget."""
+
+    __tablename__ = "conversation"
+    __table_args__ = (Index("ix_conversation_current", "person_id", "active", "last_activity_at"),)
+
+    id: Mapped[uuid_key]
+    person_id: Mapped[person_ref]
+    organization_id: Mapped[organization_ref]
+    title: Mapped[line]
+    active: Mapped[bool] = mapped_column(Boolean, default=True)
+    created_at: Mapped[created]
+    last_activity_at: Mapped[created]
+
+
+class Request(Base):
+    """One thing that somebody asked for, from admission to its settled end. The row is also its queue entry."""
+
+    __tablename__ = "request"
+    __table_args__ = (
+        CheckConstraint(one_of("status", RequestStatus), name="status"),
+        CheckConstraint("rating IS NULL OR rating BETWEEN 1 AND 5", name="rating"),
+        CheckConstraint("cost_microusd >= 0", name="cost_not_negative"),
+        Index("ix_request_conversation", "conversation_id", "id"),
+        Index("ix_request_person", "person_id", "id"),
+        # The sweeper asks for unfinished ones only, and those are few whatever the table's size.
+        Index(
+            "ix_request_unfinished",
+            "status",
+            "lease_until",
+            sqlite_where=text(UNFINISHED),
+            postgresql_where=text(UNFINISHED),
+        ),
+        UniqueConstraint("person_id", "idempotency_key", name="request_idempotency"),
+    )
+
+    id: Mapped[uuid_key]
+    person_id: Mapped[person_ref]
+    organization_id: Mapped[organization_ref]
+    conversation_id: Mapped[uuid.UUID | None] = mapped_column(Uuid, ForeignKey("conversation.id"))
+    channel: Mapped[word]
+    """The medium it came by: sms, web, api."""
+    operation: Mapped[word]
+    category: Mapped[str | None] = mapped_column(String(40))
+    complexity: Mapped[float | None]
+    prompt: Mapped[long_text]
+    parameters: Mapped[json_object] = mapped_column(default=dict)
+    status: Mapped[word]
+    answer: Mapped[str | None] = mapped_column(Text)
+    result: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    finish: Mapped[str | None] = mapped_column(String(40))
+    error_code: Mapped[str | None] = mapped_column(String(40))
+    error_message: Mapped[str | None] = mapped_column(Text)
+
+    provider: Mapped[str | None] = mapped_column(String(40))
+    model: Mapped[str | None] = mapped_column(String(120))
+    input_tokens: Mapped[count] = mapped_column(default=0)
+    output_tokens: Mapped[count] = mapped_column(default=0)
+    cost_microusd: Mapped[microusd] = mapped_column(default=0)
+    max_input_tokens: Mapped[int]
+    """How many input tokens were held for it; the context is cut to fit."""
+    max_output_tokens: Mapped[int]
+
+    queue: Mapped[word]
+    priority: Mapped[int]
+    attempts: Mapped[int] = mapped_column(default=0)
+    claim: Mapped[uuid.UUID | None] = mapped_column(Uuid)
+    """Who is executing it: one execution's own id. Only its holder may settle."""
+    lease_until: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    """Prolonged by the executing process while it lives; after it, others may take the request over."""
+    cancel_asked_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+    reply_channel: Mapped[str | None] = mapped_column(String(40))
+    """The channel plugin that takes the answer to the person; None where somebody is looking at a page."""
+    reply_to: Mapped[str | None] = mapped_column(String(255))
+    reply_from: Mapped[str | None] = mapped_column(String(255))
+
+    quality: Mapped[float | None]
+    rating: Mapped[int | None]
+    rating_comment: Mapped[str | None] = mapped_column(Text)
+    idempotency_key: Mapped[str | None] = mapped_column(String(128))
+    extra: Mapped[json_object] = mapped_column(default=dict)
+    created_at: Mapped[created]
+    started_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    ended_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+    conversation: Mapped[Conversation | None] = relationship()
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ENDED
+
+
+class Attempt(Base):
+    """One call to one provider for one request."""
+
+    __tablename__ = "attempt"
+    __table_args__ = (UniqueConstraint("request_id", "number", name="attempt_number"),)
+
+    id: Mapped[uuid_key]
+    request_id: Mapped[request_ref]
+    number: Mapped[int]
+    provider: Mapped[str | None] = mapped_column(String(40))
+    model: Mapped[str | None] = mapped_column(String(120))
+    outcome: Mapped[word]
+    error_code: Mapped[str | None] = mapped_column(String(40))
+    vendor_request_id: Mapped[str | None] = mapped_column(String(120))
+    started_at: Mapped[moment]
+    ended_at: Mapped[moment]
+
+
+class LedgerEntry(Base):
+    """What a request used: appended once, never changed. The only source of truth about money."""
+
+    __tablename__ = "ledger_entry"
+    __table_args__ = (
+        UniqueConstraint("request_id", name="ledger_once_per_request"),
+        CheckConstraint("cost_microusd >= 0", name="cost_not_negative"),
+        CheckConstraint("input_tokens >= 0 AND output_tokens >= 0", name="tokens_not_negative"),
+        Index(None, "organization_id", "created_at"),
+        Index(None, "person_id", "created_at"),
+    )
+
+    id: Mapped[uuid_key]
+    request_id: Mapped[request_ref]
+    person_id: Mapped[person_ref]
+    organization_id: Mapped[organization_ref]
+    channel: Mapped[word]
+    operation: Mapped[word]
+    provider: Mapped[word]
+    model: Mapped[str] = mapped_column(String(120))
+    requests: Mapped[count]
+    """1 for an answered request, 0 for one that cost something and gave none."""
+    input_tokens: Mapped[count]
+    output_tokens: Mapped[count]
+    cached_tokens: Mapped[count] = mapped_column(default=0)
+    reasoning_tokens: Mapped[count] = mapped_column(default=0)
+    cost_microusd: Mapped[microusd]
+    estimated: Mapped[bool] = mapped_column(Boolean)
+    """True where the vendor reported no tokens and they were estimated from the text."""
+    price_source: Mapped[line]
+    created_at: Mapped[created]
