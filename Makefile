@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 PYTEST_ARGS ?= -n auto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format bench lock clean
+.PHONY: help setup run test lint format bench docs lock clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ format: $(STAMP) ## format the code and mend what can be mended
 
 bench: $(STAMP) ## measure the hot paths beside their floors
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+docs: $(STAMP) ## write the generated parts of docs/ and .env.example anew
+	@$(BIN)/python -m webapp.cli.reference
 
 lock: ## compile the locked requirements anew (needs uv)
 	uv pip compile pyproject.toml --extra postgres --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements/dev.txt

@@ -186,9 +186,7 @@ class FakeServer:
         """Wait until `condition` holds; it is looked at after every request. `TimeoutError` if it never does."""
         with self._changed:
             if not self._changed.wait_for(condition, timeout_s):
-                raise TimeoutError(
-                    f"{type(self).__name__}: not within {timeout_s} s; {len(self.requests)} requests came"
-                )
+                raise TimeoutError(f"{type(self).__name__}: not within {timeout_s} s; {len(self.requests)} requests came")
 
     def notify(self) -> None:
         """Tell those who wait that something has changed. The base does so for every request and every answer."""

@@ -230,8 +230,7 @@ class FakeTwilio(TwilioSigner, FakeServer):
             found = [
                 message
                 for message in reversed(self._messages)
-                if query.get("To", message["to"]) == message["to"]
-                and query.get("From", message["from"]) == message["from"]
+                if query.get("To", message["to"]) == message["to"] and query.get("From", message["from"]) == message["from"]
             ]
         more = (page + 1) * size < len(found)
         base = f"/2010-04-01/Accounts/{self.account_sid}/Messages.json"

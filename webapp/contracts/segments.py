@@ -91,9 +91,7 @@ def fit(text: str, max_chars: int = 1600) -> str:
         return _prefix(text, max_chars)
     start = _prefix(text, room)
     # A sentence may cost a third of the room, a word half of it; beyond that a rough cut says more.
-    sentence = max(
-        (m.end() for m in _SENTENCE_END.finditer(text, 0, len(start) + 1) if m.end() <= len(start)), default=0
-    )
+    sentence = max((m.end() for m in _SENTENCE_END.finditer(text, 0, len(start) + 1) if m.end() <= len(start)), default=0)
     if sentence >= len(start) * 2 / 3:
         return f"{start[:sentence].rstrip()} {ENDING}"
     word = max((m.start() for m in _WORD_END.finditer(text, 0, len(start) + 1)), default=0)
