@@ -16,10 +16,12 @@ from flask_login import LoginManager
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from flask_wtf import CSRFProtect
-from sqlalchemy import Connection, Dialect, Engine, MetaData, event
+from sqlalchemy import Connection, Dialect, Engine, MetaData, Table, event
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.types import DateTime, TypeDecorator
 
+from webapp.contracts.errors import SetupError
 from webapp.settings import Settings
 
 NAMING = {
@@ -35,6 +37,11 @@ class Base(DeclarativeBase):
     """Base of every table."""
 
     metadata = MetaData(naming_convention=NAMING)
+
+
+def table_of(model: type[Base]) -> Table:
+    """A model's table, for statements that are built once and run often."""
+    return cast(Table, model.__table__)
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -182,11 +189,23 @@ def limiter_storage(settings: Settings) -> str:
 
 
 def bind(app: Flask, settings: Settings) -> None:
-    """Attach every extension to the application."""
+    """Attach every extension to the application. `SetupError` for an address that is none."""
     app.extensions["switchhook.settings"] = settings
-    app.extensions["switchhook.redis"] = connect_redis(settings.effective_redis_url)
-    app.extensions["switchhook.redis.waiting"] = connect_redis(settings.effective_redis_url, socket_timeout=20.0)
-    db.init_app(app)
+    try:
+        app.extensions["switchhook.redis"] = connect_redis(settings.effective_redis_url)
+        app.extensions["switchhook.redis.waiting"] = connect_redis(settings.effective_redis_url, socket_timeout=20.0)
+    except ValueError as exc:
+        raise SetupError("REDIS_URL is not a URL of Redis, such as redis://localhost:6379/0: correct it.") from exc
+    try:
+        db.init_app(app)
+    except (ArgumentError, NoSuchModuleError) as exc:
+        raise SetupError(
+            "DATABASE_URL is not a URL of a database, such as postgresql://user:password@host/name: correct it."
+        ) from exc
+    except ModuleNotFoundError as exc:
+        if exc.name != "psycopg":
+            raise
+        raise SetupError("PostgreSQL needs its driver: install Switchhook as `switchhook[postgres]`.") from exc
     migrate.init_app(app, db, compare_type=True, render_as_batch=True)
     login.init_app(app)
     csrf.init_app(app)

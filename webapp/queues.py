@@ -58,6 +58,12 @@ def job_id(task: Task, subject_id: str) -> str:
     return f"{task.name}-{subject_id}"
 
 
+def waiting(connection: redis.Redis, name: str) -> list[str]:
+    """Ids of the jobs that wait in a queue, next one first."""
+    found: list[bytes] = connection.lrange(queue(name, connection).key, 0, -1)  # type: ignore[assignment]
+    return [job.decode() for job in found]
+
+
 def put(connection: redis.Redis, task: Task, subject_ids: Iterable[str], queue_name: str, timeout_s: int = 0) -> bool:
     """Enqueue `task` for each id and wake the workers, in one round trip. False if Redis is away.
 

@@ -87,9 +87,7 @@ class Registry:
     def load(self, settings: Mapping[str, str], folder: Path | None = None) -> None:
         """Load the built-in plugins, those installed beside us, and those in `folder`. Never raises for a plugin's fault."""
         for name in BUILT_IN:
-            self._load(
-                PluginRecord(name.removeprefix("plugins."), "built-in"), settings, lambda n=name: import_module(n)
-            )
+            self._load(PluginRecord(name.removeprefix("plugins."), "built-in"), settings, lambda n=name: import_module(n))
         for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
             version = entry.dist.version if entry.dist else ""
             self._load(PluginRecord(entry.name, "entry point", version), settings, entry.load)
@@ -118,9 +116,7 @@ class Registry:
     def _load_folder(self, folder: Path, settings: Mapping[str, str]) -> None:
         if not folder.is_dir():
             self.records.append(
-                PluginRecord(
-                    str(folder), "folder", error="SWITCHHOOK_PLUGINS_DIR is not a directory: make it or unset it."
-                )
+                PluginRecord(str(folder), "folder", error="SWITCHHOOK_PLUGINS_DIR is not a directory: make it or unset it.")
             )
             return
         for path in sorted(folder.iterdir()):
@@ -132,16 +128,17 @@ class Registry:
 
     def _load(self, record: PluginRecord, settings: Mapping[str, str], get: Any) -> None:
         self.records.append(record)
-        plugin = None
+        plugin, new = None, False
         try:
             plugin = get()
+            new = not self._manager.is_registered(plugin)
             record.version = record.version or str(getattr(plugin, "__version__", ""))
             _check_contract(plugin)
             self._register(record, plugin)
             given = self._collect(record, plugin, settings)
         except (Exception, SystemExit) as exc:
             record.error = str(exc) if isinstance(exc, PluginFault) else f"{type(exc).__name__}: {exc}"
-            if plugin is not None and self._manager.is_registered(plugin):
+            if plugin is not None and new and self._manager.is_registered(plugin):
                 self._manager.unregister(plugin)
             log.error("plugin %s is left out: %s", record.name, record.error)
             return
@@ -152,14 +149,15 @@ class Registry:
     def _register(self, record: PluginRecord, plugin: object) -> None:
         if self._manager.has_plugin(record.name):
             raise PluginFault(f"another plugin is called {record.name!r} already: rename this one")
+        if self._manager.is_registered(plugin):
+            raise PluginFault(f"it is loaded already, as {self._manager.get_name(plugin)!r}: name it once")
         self._manager.register(plugin, name=record.name)
         known = {name for name in vars(hookspecs) if hasattr(getattr(hookspecs, name), "switchhook_spec")}
         for caller in self._manager.get_hookcallers(plugin) or []:
             if not caller.has_spec():
                 near = difflib.get_close_matches(caller.name, known, 1)
                 raise PluginFault(
-                    f"there is no hook {caller.name!r}"
-                    + (f": did you mean {near[0]!r}?" if near else "; see the hook list")
+                    f"there is no hook {caller.name!r}" + (f": did you mean {near[0]!r}?" if near else "; see the hook list")
                 )
             record.hooks.append(caller.name)
         if not record.hooks:

@@ -113,9 +113,7 @@ class Settings(BaseSettings):
         le=600,
         description="Seconds after the last sign of life of a process when its requests are taken over.",
     )
-    sweep_s: int = Field(
-        15, alias="SWITCHHOOK_SWEEP_S", ge=1, le=600, description="Seconds between two sweeps for lost work."
-    )
+    sweep_s: int = Field(15, alias="SWITCHHOOK_SWEEP_S", ge=1, le=600, description="Seconds between two sweeps for lost work.")
 
     # -- people ----------------------------------------------------------------------------------------------------
     admin_email: str = Field(
@@ -140,9 +138,7 @@ class Settings(BaseSettings):
         alias="SWITCHHOOK_TIME_ZONE",
         description="IANA time zone of the default organization, in which days and months begin; read when it is created.",
     )
-    session_days: int = Field(
-        14, alias="SWITCHHOOK_SESSION_DAYS", ge=1, le=365, description="Days that a sign-in lasts."
-    )
+    session_days: int = Field(14, alias="SWITCHHOOK_SESSION_DAYS", ge=1, le=365, description="Days that a sign-in lasts.")
 
     # -- requests --------------------------------------------------------------------------------------------------
     chat_model: str = Field(
@@ -175,6 +171,13 @@ class Settings(BaseSettings):
         ge=0.1,
         le=600,
         description="Seconds without a byte from a vendor after which the call is given up.",
+    )
+    send_timeout_s: float = Field(
+        25.0,
+        alias="SWITCHHOOK_SEND_TIMEOUT_S",
+        ge=1,
+        le=300,
+        description="Seconds that handing one message to a channel's vendor may take.",
     )
     max_attempts: int = Field(
         3,
@@ -231,7 +234,7 @@ class Settings(BaseSettings):
     @classmethod
     def _admin_email(cls, value: str) -> str:
         name, at, domain = value.strip().lower().rpartition("@")
-        if not (name and at and domain) or " " in value.strip():
+        if not (name and at and "." in domain.strip(".")) or " " in value.strip():
             raise ValueError("must be an e-mail address")
         return f"{name}@{domain}"
 
@@ -310,7 +313,6 @@ def read_settings(**overrides: object) -> Settings:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as exc:
         faults = "; ".join(
-            f"{fault['loc'][0]}: {fault['msg'].removeprefix('Value error, ')}"
-            for fault in exc.errors(include_url=False)
+            f"{fault['loc'][0]}: {fault['msg'].removeprefix('Value error, ')}" for fault in exc.errors(include_url=False)
         )
         raise SetupError(f"Wrong setting: {faults}.") from exc

@@ -91,4 +91,4 @@ def by_address(connection: Connection, medium: str, address: str) -> Sender | No
 
 
 def _sender(row: Row[Any] | None) -> Sender | None:
-    return None if row is None else Sender(*row)
+    return None if row is None else Sender(*tuple(row))

@@ -1,0 +1,128 @@
+"""The hot paths' statements and round trips, counted: a number that grows here is a decision, not an accident.
+
+The figures are repeated in benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+import redis
+from flask import Flask
+from sqlalchemy import event
+
+from tests.fakes.twilio import FakeTwilio
+from tests.support import add_person, requests, run_jobs, sent, text
+from webapp.extensions import db, queue_redis
+from webapp.models import Request
+from webapp.pipeline.admit import admit
+from webapp.pipeline.deliver import deliver
+from webapp.pipeline.execute import execute
+from webapp.pipeline.intake import Intake
+
+PUBLIC = "https://bot.example.com"
+ALICE = "+15005550010"
+
+
+@dataclass
+class Counted:
+    statements: list[str] = field(default_factory=list)
+    trips: int = 0
+
+    @property
+    def database(self) -> int:
+        """Statements apart from the transaction's own BEGIN."""
+        return len([s for s in self.statements if not s.startswith("BEGIN")])
+
+
+@contextmanager
+def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
+    counted = Counted()
+
+    def statement(_c: object, _cursor: object, sql: str, *_: object) -> None:
+        counted.statements.append(" ".join(sql.split()))
+
+    send = redis.connection.AbstractConnection.send_packed_command
+
+    def trip(self: redis.Connection, command: object, check_health: bool = True) -> None:
+        counted.trips += 1
+        send(self, command, check_health)
+
+    db.session.rollback()
+    event.listen(db.engine, "before_cursor_execute", statement)
+    with monkeypatch.context() as patch:
+        patch.setattr(redis.connection.AbstractConnection, "send_packed_command", trip)
+        try:
+            yield counted
+        finally:
+            event.remove(db.engine, "before_cursor_execute", statement)
+
+
+@pytest.fixture
+def app(make_app: Callable[..., Flask], twilio: FakeTwilio) -> Iterator[Flask]:
+    app = make_app(public_url=PUBLIC)
+    with app.app_context():
+        yield app
+
+
+def test_the_webhook(app: Flask, twilio: FakeTwilio, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = app.test_client()
+    for body in ("the first one registers", "the second one warms up"):
+        headers, data = twilio.message(f"{PUBLIC}/sms/receive", ALICE, body)
+        client.post("/sms/receive", headers=headers, data=data)
+    headers, data = twilio.message(f"{PUBLIC}/sms/receive", ALICE, "counted")
+    with counting(monkeypatch) as counted:
+        assert client.post("/sms/receive", headers=headers, data=data).status_code == 200
+    # Who and what plan; the request; the message; all counters; all holds.
+    assert counted.database == 5, counted.statements
+    assert counted.trips == 1
+
+
+def test_a_repeated_webhook(app: Flask, twilio: FakeTwilio, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = app.test_client()
+    headers, data = twilio.message(f"{PUBLIC}/sms/receive", ALICE, "hello")
+    client.post("/sms/receive", headers=headers, data=data)
+    with counting(monkeypatch) as counted:
+        client.post("/sms/receive", headers=headers, data=data)
+    assert counted.database == 3, counted.statements
+    assert counted.trips == 0
+
+
+def test_a_chat_turn_is_admitted(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    person = add_person(email="alice@example.com")
+    conversation = admit(Intake(medium="web", text="first", person_id=person)).conversation_id
+    with counting(monkeypatch) as counted:
+        admit(Intake(medium="web", text="second", person_id=person, conversation_id=conversation))
+    assert counted.database == 4, counted.statements
+    assert counted.trips == 1
+
+
+def test_a_request_is_executed_settled_and_delivered(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    text("warm up", ALICE)
+    run_jobs()
+    text("How do I reverse a list?", ALICE)
+    request_id = requests()[-1].id
+    with counting(monkeypatch) as counted:
+        execute(request_id)
+    # The claim; earlier turns; the request's end; its holds; the counters; attempt; ledger; person; conversation; delivery.
+    assert counted.database == 10, counted.statements
+    # One trip a piece, one to enqueue the delivery, one for the end of the stream.
+    assert counted.trips == pieces_of(requests()[-1]) + 2
+
+
+def pieces_of(request: Request) -> int:
+    entries = queue_redis().xrange(f"switchhook:stream:{request.id}")
+    return len([fields for _, fields in entries if fields[b"k"] == b"piece"])
+
+
+def test_a_delivery(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    text("hello", ALICE, channel="twilio")
+    execute(requests()[-1].id)
+    delivery_id = sent()[-1].id
+    with counting(monkeypatch) as counted:
+        deliver(delivery_id)
+    assert counted.database == 2, counted.statements
+    assert counted.trips == 1

@@ -1,0 +1,210 @@
+"""What falls off the road is put back: nothing accepted is lost, nothing is answered or charged twice."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+import pytest
+from flask import Flask
+from sqlalchemy import select, update
+
+from tests.fakes.openai import FakeOpenAI
+from tests.support import add_person, assert_books_balance, one, requests, rows, run_jobs, sent, text
+from webapp.contracts.errors import Conflict, NotFound
+from webapp.extensions import now, queue_redis, writing
+from webapp.models import Attempt, Conversation, Delivery, LedgerEntry, Request, RequestStatus
+from webapp.pipeline import lease, sweep
+from webapp.pipeline.cancel import cancel
+from webapp.pipeline.execute import claim, execute, run
+from webapp.pipeline.settle import Ending, Used, settle
+
+ALICE = "+15005550006"
+
+
+def age_everything() -> None:
+    """As if a minute had passed over everything that is unfinished."""
+    past = now() - timedelta(minutes=1)
+    with writing() as connection:
+        connection.execute(update(Request).values(created_at=past))
+        connection.execute(update(Request).where(Request.lease_until.is_not(None)).values(lease_until=past))
+        connection.execute(update(Delivery).values(updated_at=past))
+
+
+def test_a_redis_that_forgot_everything_loses_nothing(app: Flask) -> None:
+    for i in range(5):
+        text(f"question {i}", ALICE)
+    queue_redis().flushall()
+    run_jobs()
+    assert {r.status for r in requests()} == {RequestStatus.QUEUED}
+    age_everything()
+    assert sweep.sweep().enqueued == 5
+    run_jobs()
+    assert {r.status for r in requests()} == {RequestStatus.COMPLETED}
+    assert len(sent()) == 5
+    assert_books_balance()
+
+
+def test_a_sweep_leaves_alone_what_is_waiting_its_turn(app: Flask) -> None:
+    text("question", ALICE)
+    age_everything()
+    assert not sweep.sweep().anything
+
+
+def test_messages_are_accepted_while_redis_is_away(make_app: Callable[..., Flask]) -> None:
+    with make_app(redis_url="unix:///nowhere/at/all.sock").app_context():
+        text("question", ALICE)
+        (request,) = requests()
+        assert request.status == RequestStatus.QUEUED
+        execute(request.id)
+        assert requests()[0].status == RequestStatus.COMPLETED
+        assert_books_balance()
+
+
+def test_what_a_dead_process_was_executing_is_taken_over_and_charged_once(app: Flask) -> None:
+    text("question", ALICE)
+    first = claim(requests()[0].id)
+    assert first is not None
+    lease.end(first.claim)  # its process is dead: nobody prolongs the lease
+    assert sweep.sweep().taken_over == 0
+    age_everything()
+    assert sweep.sweep().taken_over == 1
+    run_jobs()
+    (request,) = requests()
+    assert (request.status, request.attempts) == (RequestStatus.COMPLETED, 2)
+    assert [a.outcome for a in rows(select(Attempt).order_by(Attempt.number))] == ["lost", "completed"]
+    assert len(sent()) == 1
+    assert_books_balance()
+
+
+def test_a_process_that_was_only_slow_cannot_settle_what_was_taken_over(app: Flask) -> None:
+    text("question", ALICE)
+    slow = claim(requests()[0].id)
+    assert slow is not None
+    pieces = run(slow)
+    next(pieces)
+    age_everything()
+    sweep.sweep()
+    run_jobs()
+    for _ in pieces:
+        pass
+    run_jobs()
+    assert len(sent()) == 1
+    assert len(rows(select(LedgerEntry))) == 1
+    assert_books_balance()
+
+
+def test_a_live_process_keeps_its_lease(make_app: Callable[..., Flask], openai: FakeOpenAI) -> None:
+    with make_app(lease_s=1.0).app_context():
+        text("question", ALICE)
+        taken = claim(requests()[0].id)
+        assert taken is not None
+        age_everything()
+        renewed = threading.Event()
+        for _ in range(40):
+            (request,) = requests()
+            if request.lease_until and request.lease_until > now():
+                renewed.set()
+                break
+            renewed.wait(0.1)
+        assert renewed.is_set()
+        assert sweep.sweep().taken_over == 0
+        lease.end(taken.claim)
+
+
+def test_a_request_whose_workers_keep_dying_is_given_up_with_an_apology(make_app: Callable[..., Flask]) -> None:
+    with make_app(max_attempts=2).app_context():
+        text("poison", ALICE)
+        for _ in range(2):
+            taken = claim(requests()[0].id)
+            assert taken is not None
+            lease.end(taken.claim)
+            age_everything()
+            sweep.sweep()
+        (request,) = requests()
+        assert (request.status, request.error_code) == (RequestStatus.FAILED, "worker_lost")
+        run_jobs()
+        assert [d.kind for d in sent()] == ["notice"]
+        assert_books_balance()
+
+
+def test_settling_twice_charges_once(app: Flask) -> None:
+    text("question", ALICE)
+    taken = claim(requests()[0].id)
+    assert taken is not None
+    ending = Ending(RequestStatus.COMPLETED, Used("demo", "demo", 10, 20, cost_microusd=7), answer="yes")
+    assert [settle(taken.id, taken.claim, ending) for _ in range(3)] == [True, False, False]
+    lease.end(taken.claim)
+    assert len(rows(select(LedgerEntry))) == 1
+    assert_books_balance()
+
+
+def test_two_workers_cannot_both_take_a_request(app: Flask) -> None:
+    text("question", ALICE)
+    request_id = requests()[0].id
+    taken = [claim(request_id), claim(request_id)]
+    assert taken[1] is None
+    assert taken[0] is not None
+    lease.end(taken[0].claim)
+
+
+@pytest.fixture
+def alice(app: Flask) -> Iterator[object]:
+    yield add_person(phone=ALICE, email="alice@example.com")
+
+
+def test_a_waiting_request_is_cancelled_at_once_and_free(app: Flask, alice: object) -> None:
+    text("question", ALICE)
+    (request,) = requests()
+    assert cancel(request.id, alice) == RequestStatus.CANCELLED  # type: ignore[arg-type]
+    run_jobs()
+    assert requests()[0].status == RequestStatus.CANCELLED
+    assert sent() == []
+    assert_books_balance()
+    with pytest.raises(Conflict):
+        cancel(request.id, alice)  # type: ignore[arg-type]
+
+
+def test_a_running_request_stops_at_its_next_piece_and_is_charged_for_what_it_gave(app: Flask, alice: object) -> None:
+    text("question", ALICE)
+    taken = claim(requests()[0].id)
+    assert taken is not None
+    pieces = run(taken)
+    given = next(pieces)
+    cancel(taken.id, alice)  # type: ignore[arg-type]
+    given += "".join(pieces)
+    (request,) = requests()
+    assert (request.status, request.answer) == (RequestStatus.CANCELLED, given)
+    (entry,) = rows(select(LedgerEntry))
+    assert entry.estimated
+    assert sent() == []
+    assert_books_balance()
+
+
+def test_a_reader_who_hangs_up_is_charged_for_what_was_produced(app: Flask) -> None:
+    text("question", ALICE)
+    taken = claim(requests()[0].id)
+    assert taken is not None
+    pieces = run(taken)
+    next(pieces)
+    pieces.close()  # type: ignore[attr-defined]
+    assert requests()[0].status == RequestStatus.CANCELLED
+    assert one(select(LedgerEntry)).output_tokens > 0
+    assert_books_balance()
+
+
+def test_nobody_cancels_what_is_not_theirs(app: Flask) -> None:
+    text("question", ALICE)
+    with pytest.raises(NotFound):
+        cancel(requests()[0].id, add_person(email="mallory@example.com"))
+
+
+def test_idle_conversations_are_closed_and_the_next_message_starts_a_new_one(app: Flask) -> None:
+    text("long ago", ALICE)
+    run_jobs()
+    with writing() as connection:
+        connection.execute(update(Conversation).values(last_activity_at=now() - timedelta(days=8)))
+    assert sweep.close_idle_conversations() == 1
+    text("today", ALICE)
+    assert len({r.conversation_id for r in requests()}) == 2

@@ -1,0 +1,45 @@
+"""Switchhook: a self-hosted assistant switchboard."""
+
+from __future__ import annotations
+
+from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from webapp.resources import folder
+from webapp.settings import Settings, read_settings
+
+__version__ = "0.1.0"
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """The application, wired: the only place that knows every part. `SetupError` says what is wrong with the settings."""
+    from webapp import extensions, logs, web
+    from webapp.registry import Registry
+
+    settings = settings or read_settings()
+    logs.configure(settings)
+
+    app = Flask(__name__, template_folder=str(folder("templates")))
+    app.config.update(
+        SECRET_KEY=settings.load_secret_key(),
+        SQLALCHEMY_DATABASE_URI=settings.effective_database_url,
+        SQLALCHEMY_ENGINE_OPTIONS=extensions.engine_options(settings),
+        MAX_CONTENT_LENGTH=1024 * 1024,
+        SESSION_COOKIE_NAME="switchhook",
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Lax",
+        SESSION_COOKIE_SECURE=settings.secure,
+        WTF_CSRF_TIME_LIMIT=None,
+        RATELIMIT_STORAGE_URI=extensions.limiter_storage(settings),
+        RATELIMIT_IN_MEMORY_FALLBACK_ENABLED=True,
+    )
+    if settings.trusted_proxies:
+        hops = settings.trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops, x_port=hops)  # type: ignore[method-assign]
+
+    extensions.bind(app, settings)
+    registry = Registry()
+    registry.load(settings.for_plugins(), settings.plugins_dir)
+    app.extensions["switchhook.registry"] = registry
+    web.register(app, registry)
+    return app

@@ -1,0 +1,301 @@
+"""Admit: who is it, may they, what do they hold, and the request's row. One transaction; a refusal is raised after it."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, insert, select
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.exc import IntegrityError
+
+from webapp import queues
+from webapp.contracts.errors import BadInput, Conflict, LimitReached, NotAllowed, NotFound, ProviderError
+from webapp.contracts.events import QuotaEvent, RequestEvent
+from webapp.contracts.limits import Dimension, QuotaQuestion
+from webapp.contracts.texts import clean
+from webapp.extensions import current_settings, now, queue_redis, writing
+from webapp.models import Conversation, DeliveryKind, Person, Request, RequestStatus, senders
+from webapp.models.columns import new_id
+from webapp.models.senders import Sender
+from webapp.pipeline import incoming, words
+from webapp.pipeline.intake import Admission, Intake, Outcome
+from webapp.quota import holds
+from webapp.quota.holds import Need, NoRoom
+from webapp.registry import current_registry
+from webapp.routing import costs, prices, route
+from webapp.routing.route import Target
+
+log = logging.getLogger(__name__)
+
+_TRIES = 4
+_TITLE_CHARS = 80
+
+
+class _Repeated(Exception):
+    """The message or the idempotency key was here before."""
+
+
+@dataclass(slots=True)
+class Work:
+    """One admission under way: what arrived, and what is to be told and sent after the commit."""
+
+    intake: Intake
+    text: str
+    at: datetime
+    target: Target | None
+    events: list[tuple[str, object]] = field(default_factory=list)
+    deliveries: list[uuid.UUID] = field(default_factory=list)
+
+
+def admit(intake: Intake) -> Admission:
+    """Take something that arrived onto the road and queue it.
+
+    Raises `BadInput`, `NotAllowed`, `NotFound`, `Conflict` (another text under the same idempotency key) or `LimitReached`;
+    the refused request of the last is stored first, so that nothing the person wrote is lost.
+    """
+    text = _checked(intake)
+    target = _target()
+    work = Work(intake, text, now(), target)
+    try:
+        admission, queue = _in_transaction(work, None)
+    except NoRoom as full:
+        work = Work(intake, text, now(), target)
+        admission, _ = _in_transaction(work, full.need)
+        _tell(work)
+        if admission.outcome is Outcome.REPEATED:
+            return admission
+        raise LimitReached(
+            words.limit_reached(full.need),
+            limit=full.need.limit.label,
+            resets_at=full.need.resets_at,
+            request_id=str(admission.request_id),
+        ) from None
+    if admission.outcome is Outcome.ACCEPTED:
+        queues.put(queue_redis(), queues.EXECUTE, [str(admission.request_id)], queue, job_timeout_s())
+    _tell(work)
+    return admission
+
+
+def job_timeout_s() -> int:
+    """The job's time limit. The pipeline ends a call by its own deadline; this is the backstop behind it."""
+    return int(current_settings().request_timeout_s) + 30
+
+
+def _checked(intake: Intake) -> str:
+    text = clean(intake.text).strip()
+    if not text and intake.message is None:
+        raise BadInput("text", "Write something first.")
+    longest = current_settings().prompt_max_chars
+    if len(text) > longest:
+        raise BadInput("text", f"This is {len(text):,} characters; at most {longest:,} fit into one message.")
+    return text
+
+
+def _target() -> Target | None:
+    """What will probably answer, to know what it may cost. With none ready the request fails later, on the record: what the
+    person wrote must not be lost here."""
+    try:
+        return route.choose()
+    except ProviderError as exc:
+        log.error("no target for a new request: %s", exc.detail or exc.message)
+        return None
+
+
+def _in_transaction(work: Work, refused: Need | None) -> tuple[Admission, str]:
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            with writing() as connection:
+                return _enter(connection, work, refused)
+        except _Repeated:
+            return _repeated(work), ""
+        except IntegrityError:
+            # Somebody else registered the same person at the same moment: on the next try theirs is there.
+            if not tries_left:
+                raise
+            work.events.clear()
+            work.deliveries.clear()
+    raise AssertionError("unreachable")
+
+
+def _enter(connection: Connection, work: Work, refused: Need | None) -> tuple[Admission, str]:
+    """Everything that admission writes."""
+    message = work.intake.message
+    if message is None:
+        sender = _signed_in(connection, work.intake)
+    else:
+        known = incoming.find(connection, message, work.events, work.at)
+        if not incoming.continues(connection, message, work.text, known, work.deliveries, work.at):
+            return Admission(known.outcome), ""
+        assert known.sender is not None
+        sender = known.sender
+    conversation_id = _conversation(connection, work, sender)
+    request_id = new_id()
+    queue = queues.queue_for(sender.priority)
+    max_input_tokens = _insert_request(connection, work, sender, request_id, conversation_id, queue, refused)
+    if message is not None and not incoming.record(connection, message, work.text, sender.person_id, request_id, work.at):
+        raise _Repeated
+    if refused is None:
+        amounts = _amounts(work.target, max_input_tokens, sender.max_output_tokens)
+        question = QuotaQuestion(
+            person_id=str(sender.person_id),
+            organization_id=str(sender.organization_id),
+            plan=sender.plan,
+            plan_limits=sender.plan_limits,
+            operation=work.intake.operation,
+            channel=work.intake.medium,
+        )
+        limits = [limit for policy in current_registry().policies.values() for limit in policy.limits(question)]
+        holds.take(connection, request_id, holds.needs(limits, amounts, work.at, sender.time_zone))
+    elif message is not None and holds.notice_once(connection, refused, work.at):
+        text = words.limit_reached(refused)
+        work.deliveries.append(
+            incoming.reply(connection, message, text, DeliveryKind.NOTICE, sender.person_id, request_id, work.at)
+        )
+        work.events.append(("quota_warning", _quota_event(sender, refused)))
+    work.events.append(("request_admitted", _request_event(work, sender, request_id, refused)))
+    outcome = Outcome.ACCEPTED if refused is None else Outcome.IGNORED
+    return Admission(outcome, request_id, conversation_id), queue
+
+
+def _signed_in(connection: Connection, intake: Intake) -> Sender:
+    assert intake.person_id is not None, "an intake names a person or carries a message"
+    sender = senders.by_id(connection, intake.person_id, intake.conversation_id)
+    if sender is None or not sender.active:
+        raise NotAllowed("Your account is not active. Ask the operator to activate it.")
+    if intake.conversation_id is not None and sender.conversation_id is None:
+        raise NotFound("There is no such conversation.")
+    return sender
+
+
+def _conversation(connection: Connection, work: Work, sender: Sender) -> uuid.UUID:
+    """The conversation to continue, or a new one titled by the message's beginning."""
+    intake = work.intake
+    if sender.conversation_id is not None and not intake.new_conversation:
+        return sender.conversation_id
+    if connection.dialect.name != "sqlite" and not intake.new_conversation:
+        # Two first messages at once must not start two conversations: the second waits here and finds the first's.
+        connection.execute(select(Person.id).where(Person.id == sender.person_id).with_for_update())
+        again = senders.by_id(connection, sender.person_id, None)
+        if again is not None and again.conversation_id is not None:
+            return again.conversation_id
+    conversation_id = new_id()
+    title = " ".join(work.text.split())
+    connection.execute(
+        insert(Conversation),
+        {
+            "id": conversation_id,
+            "person_id": sender.person_id,
+            "organization_id": sender.organization_id,
+            "title": title if len(title) <= _TITLE_CHARS else title[: _TITLE_CHARS - 1].rstrip() + "…",
+            "active": True,
+            "created_at": work.at,
+            "last_activity_at": work.at,
+        },
+    )
+    return conversation_id
+
+
+def _insert_request(
+    connection: Connection,
+    work: Work,
+    sender: Sender,
+    request_id: uuid.UUID,
+    conversation_id: uuid.UUID,
+    queue: str,
+    refused: Need | None,
+) -> int:
+    """Store the request; returns how many input tokens are to be held. Raises `_Repeated` for a known idempotency key."""
+    intake, message = work.intake, work.intake.message
+    prompt_tokens = prices.estimate_tokens(current_settings().system_prompt) + prices.estimate_tokens(work.text)
+    earlier = sender.context_tokens if sender.conversation_id == conversation_id else 0
+    max_input_tokens = prompt_tokens + earlier + 3 * prices.TURN_TOKENS
+    values: dict[str, Any] = {
+        "id": request_id,
+        "person_id": sender.person_id,
+        "organization_id": sender.organization_id,
+        "conversation_id": conversation_id,
+        "channel": intake.medium,
+        "operation": intake.operation,
+        "prompt": work.text,
+        "status": RequestStatus.QUEUED if refused is None else RequestStatus.REJECTED,
+        "max_input_tokens": max_input_tokens,
+        "max_output_tokens": sender.max_output_tokens,
+        "queue": queue,
+        "priority": sender.priority,
+        "created_at": work.at,
+        "idempotency_key": intake.idempotency_key,
+        "reply_channel": message.channel if message else None,
+        "reply_to": message.sender if message else None,
+        "reply_from": message.recipient if message else None,
+        "error_code": "limit_reached" if refused else None,
+        "error_message": words.limit_reached(refused) if refused else None,
+        "ended_at": work.at if refused else None,
+    }
+    if intake.idempotency_key is None:
+        connection.execute(insert(Request), values)
+    else:
+        upsert = sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert
+        unique = ["person_id", "idempotency_key"]
+        statement = upsert(Request).on_conflict_do_nothing(index_elements=unique).returning(Request.id)
+        if connection.execute(statement, values).first() is None:
+            raise _Repeated
+    return max_input_tokens
+
+
+def _amounts(target: Target | None, input_tokens: int, output_tokens: int) -> dict[Dimension, int]:
+    """What the request may use at most, as far as that can be known before it runs."""
+    cost = 0
+    if target is not None:
+        cost = costs.most(target, input_tokens, output_tokens).cost_microusd
+    return {Dimension.REQUESTS: 1, Dimension.TOKENS: input_tokens + output_tokens, Dimension.COST: cost}
+
+
+def _repeated(work: Work) -> Admission:
+    """What the first submission came to, or `Conflict` if it said something else."""
+    intake = work.intake
+    if intake.idempotency_key is None:
+        return Admission(Outcome.REPEATED)
+    with writing() as connection:
+        first = connection.execute(
+            select(Request.id, Request.conversation_id, Request.prompt).where(
+                Request.person_id == intake.person_id, Request.idempotency_key == intake.idempotency_key
+            )
+        ).first()
+    if first is None or first.prompt != work.text:
+        raise Conflict("This form was sent before with another text. Reload the page and send it again.")
+    return Admission(Outcome.REPEATED, first.id, first.conversation_id)
+
+
+def _tell(work: Work) -> None:
+    """After the commit: hand out what is to be sent, and tell the listeners."""
+    if work.deliveries:
+        queues.put(queue_redis(), queues.DELIVER, map(str, work.deliveries), queues.NORMAL)
+    registry = current_registry()
+    for hook, event in work.events:
+        registry.emit(hook, event)
+
+
+def _request_event(work: Work, sender: Sender, request_id: uuid.UUID, refused: Need | None) -> RequestEvent:
+    return RequestEvent(
+        request_id=str(request_id),
+        person_id=str(sender.person_id),
+        organization_id=str(sender.organization_id),
+        channel=work.intake.medium,
+        operation=work.intake.operation,
+        status=RequestStatus.QUEUED if refused is None else RequestStatus.REJECTED,
+        error_code="" if refused is None else "limit_reached",
+    )
+
+
+def _quota_event(sender: Sender, refused: Need) -> QuotaEvent:
+    return QuotaEvent(
+        person_id=str(sender.person_id),
+        limit=refused.limit.label,
+        maximum=refused.limit.maximum,
+        resets_at=refused.resets_at.isoformat(),
+    )

@@ -1,0 +1,249 @@
+"""The part of admission that only messages have: who wrote, what they consent to, and the record of what came in and goes out.
+
+Runs inside the transaction of `admit`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from webapp.contracts.channels import Consent, DeliveryStatus, InboundMessage
+from webapp.contracts.consent import consent_of
+from webapp.contracts.events import DeliveryEvent, PersonEvent
+from webapp.extensions import current_settings
+from webapp.models import (
+    Delivery,
+    DeliveryKind,
+    Direction,
+    Identity,
+    Organization,
+    Person,
+    Request,
+    RequestStatus,
+    senders,
+)
+from webapp.models.columns import new_id
+from webapp.models.senders import Sender
+from webapp.pipeline import words
+from webapp.pipeline.intake import Outcome
+from webapp.quota import holds
+from webapp.registry import current_registry
+
+
+@dataclass(slots=True)
+class Known:
+    """Who wrote. `sender` is None for somebody who is not known and not to be."""
+
+    sender: Sender | None
+    outcome: Outcome = Outcome.IGNORED
+
+
+def find(connection: Connection, message: InboundMessage, events: list[tuple[str, object]], at: datetime) -> Known:
+    """The sender, registered now if the installation is open to everybody."""
+    medium = _medium(message)
+    sender = senders.by_address(connection, medium, message.sender)
+    if sender is None and current_settings().sms_registration == "open":
+        _register(connection, medium, message.sender, active=True, at=at)
+        sender = senders.by_address(connection, medium, message.sender)
+        assert sender is not None
+        event = PersonEvent(str(sender.person_id), str(sender.organization_id), medium, sender.plan)
+        events.append(("person_created", event))
+    events.append(("message_received", DeliveryEvent("", message.channel, Direction.IN, DeliveryStatus.RECEIVED)))
+    return Known(sender)
+
+
+def continues(
+    connection: Connection,
+    message: InboundMessage,
+    text: str,
+    known: Known,
+    deliveries: list[uuid.UUID],
+    at: datetime,
+) -> bool:
+    """Whether the message is to become a request. If not, it has been dealt with and recorded, and `known.outcome` says how."""
+    sender = known.sender
+    opted_out = sender is not None and sender.opted_out_at is not None
+    consent = message.consent or consent_of(text, opted_out=opted_out)
+    if consent is None and sender is not None and sender.active and not opted_out and text:
+        return True
+    person_id = sender.person_id if sender else None
+    if not record(connection, message, text, person_id, None, at):
+        known.outcome = Outcome.REPEATED
+        return False
+    answer = ""
+    if consent is not None:
+        known.outcome = Outcome.CONSENT
+        answer = _honour(connection, message, consent, text, sender, at)
+    elif sender is None:
+        answer = _not_invited(connection, message)
+    elif sender.active and not opted_out:
+        answer = words.TEXT_ONLY
+    if answer:
+        deliveries.append(reply(connection, message, answer, DeliveryKind.NOTICE, person_id, None, at))
+    return False
+
+
+def record(
+    connection: Connection,
+    message: InboundMessage,
+    text: str,
+    person_id: uuid.UUID | None,
+    request_id: uuid.UUID | None,
+    at: datetime,
+) -> bool:
+    """Write the message down. False if the vendor delivered it before: the unique key is the dedupe."""
+    upsert = sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert
+    done = connection.execute(
+        upsert(Delivery).on_conflict_do_nothing(index_elements=["channel", "external_id"]).returning(Delivery.id),
+        {
+            "id": new_id(),
+            "channel": message.channel,
+            "medium": _medium(message),
+            "direction": Direction.IN,
+            "kind": DeliveryKind.MESSAGE,
+            "external_id": message.external_id,
+            "request_id": request_id,
+            "person_id": person_id,
+            "address": message.sender,
+            "our_address": message.recipient,
+            "body": text,
+            "status": DeliveryStatus.RECEIVED,
+            "created_at": at,
+            "updated_at": at,
+        },
+    )
+    return done.first() is not None
+
+
+def reply(
+    connection: Connection,
+    message: InboundMessage,
+    text: str,
+    kind: DeliveryKind,
+    person_id: uuid.UUID | None,
+    request_id: uuid.UUID | None,
+    at: datetime,
+) -> uuid.UUID:
+    """Write a message that is to go back the way this one came; returns its id."""
+    delivery_id = new_id()
+    connection.execute(
+        insert(Delivery),
+        {
+            "id": delivery_id,
+            "channel": message.channel,
+            "medium": _medium(message),
+            "direction": Direction.OUT,
+            "kind": kind,
+            "request_id": request_id,
+            "person_id": person_id,
+            "address": message.sender,
+            "our_address": message.recipient,
+            "body": text,
+            "status": DeliveryStatus.PENDING,
+            "created_at": at,
+            "updated_at": at,
+        },
+    )
+    return delivery_id
+
+
+def _medium(message: InboundMessage) -> str:
+    channel = current_registry().channels.get(message.channel)
+    return channel.medium if channel else "sms"
+
+
+def _honour(
+    connection: Connection,
+    message: InboundMessage,
+    consent: Consent,
+    text: str,
+    sender: Sender | None,
+    at: datetime,
+) -> str:
+    """Do what a consent word asks; returns what to answer. Nothing is ever sent after STOP, not even a confirmation."""
+    medium = _medium(message)
+    channel = current_registry().channels.get(message.channel)
+    answered = message.consent is not None or (channel is not None and channel.answers_consent_words)
+    if sender is None and consent is not Consent.HELP:
+        # A stranger's STOP must bind later messages that somebody might send by hand, so it needs a place to be kept.
+        _register(connection, medium, message.sender, active=False, at=at)
+    where = (Identity.medium == medium, Identity.address == message.sender)
+    values = {"consent_word": text[:40], "consent_at": at}
+    if consent is Consent.STOP:
+        connection.execute(update(Identity).where(*where).values(opted_out_at=at, **values))
+        silence(connection, medium, message.sender, at)
+        return ""
+    if consent is Consent.START:
+        connection.execute(update(Identity).where(*where).values(opted_out_at=None, **values))
+        return "" if answered or sender is None else words.WELCOME_BACK
+    opted_out = sender is not None and sender.opted_out_at is not None
+    return "" if answered or opted_out else words.HELP
+
+
+def silence(connection: Connection, medium: str, address: str, at: datetime) -> None:
+    """Take back what is waiting to go to an address: its messages, and its requests that nobody has begun.
+
+    A request that is running ends by itself; its answer is written down and, by the check at the moment of sending, not sent.
+    """
+    connection.execute(
+        update(Delivery)
+        .where(
+            Delivery.address == address,
+            Delivery.medium == medium,
+            Delivery.direction == Direction.OUT,
+            Delivery.status == DeliveryStatus.PENDING,
+        )
+        .values(status=DeliveryStatus.SUPPRESSED, updated_at=at)
+    )
+    waiting = connection.execute(
+        update(Request)
+        .where(
+            Request.person_id.in_(select(Identity.person_id).where(Identity.medium == medium, Identity.address == address)),
+            Request.reply_to == address,
+            Request.status == RequestStatus.QUEUED,
+        )
+        .values(
+            status=RequestStatus.CANCELLED,
+            error_code="opted_out",
+            error_message="The sender asked for no more messages.",
+            ended_at=at,
+        )
+        .returning(Request.id)
+    ).scalars()
+    for request_id in waiting.all():
+        holds.give_back(connection, request_id, at)
+
+
+def _not_invited(connection: Connection, message: InboundMessage) -> str:
+    """What a stranger is told where only invited people are served: once, so that two machines cannot talk for ever."""
+    if current_settings().sms_registration != "invite":
+        return ""
+    told = connection.execute(
+        select(Delivery.id).where(Delivery.address == message.sender, Delivery.direction == Direction.OUT).limit(1)
+    ).first()
+    return "" if told else words.NOT_INVITED
+
+
+def _register(connection: Connection, medium: str, address: str, *, active: bool, at: datetime) -> None:
+    person_id = new_id()
+    organization_id = connection.execute(select(Organization.id).order_by(Organization.id).limit(1)).scalar_one()
+    connection.execute(
+        insert(Person),
+        {
+            "id": person_id,
+            "organization_id": organization_id,
+            "plan_code": current_settings().default_plan,
+            "active": active,
+            "created_at": at,
+        },
+    )
+    connection.execute(
+        insert(Identity),
+        {"id": new_id(), "person_id": person_id, "medium": medium, "address": address, "created_at": at},
+    )

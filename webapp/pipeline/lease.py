@@ -1,0 +1,80 @@
+"""Signs of life: while this process lives, the requests it executes stay its own.
+
+A thread prolongs the lease of all of them by one statement every third of the lease. When the process dies nobody does, and
+the sweeper hands them to others. This needs the database alone, so it works while Redis is away.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import uuid
+from datetime import timedelta
+from typing import cast
+
+from flask import Flask, current_app
+from sqlalchemy import update
+from sqlalchemy.exc import SQLAlchemyError
+
+from webapp.extensions import current_settings, now, writing
+from webapp.models import Request, RequestStatus
+
+log = logging.getLogger(__name__)
+
+_guard = threading.Lock()
+_held: dict[uuid.UUID, Flask] = {}
+_changed = threading.Event()
+_thread_of_pid = 0
+
+
+def begin(claim: uuid.UUID) -> None:
+    """From now on prolong the lease of the request with this claim. The first call in a process starts its thread."""
+    global _thread_of_pid
+    app = cast(Flask, current_app._get_current_object())  # type: ignore[attr-defined]
+    with _guard:
+        if _thread_of_pid != os.getpid():
+            _held.clear()
+            _thread_of_pid = os.getpid()
+            threading.Thread(target=_keep, name="lease", daemon=True).start()
+        if app not in _held.values():
+            _changed.set()
+        _held[claim] = app
+
+
+def end(claim: uuid.UUID) -> None:
+    """Let go of a claim: the request is settled, or could not be and is to be taken over."""
+    with _guard:
+        _held.pop(claim, None)
+
+
+def _keep() -> None:
+    while True:
+        with _guard:
+            apps = list(dict.fromkeys(_held.values()))
+        leases = [app.extensions["switchhook.settings"].lease_s for app in apps]
+        # Somebody with a shorter lease may come while this waits.
+        if _changed.wait(min(leases, default=30.0) / 3):
+            _changed.clear()
+            continue
+        for app in apps:
+            with app.app_context():
+                try:
+                    prolong()
+                except SQLAlchemyError as exc:
+                    log.warning("could not prolong leases: %s", type(exc).__name__)
+
+
+def prolong() -> int:
+    """Prolong the leases of what this process executes for the current application; returns how many there are."""
+    app = current_app._get_current_object()  # type: ignore[attr-defined]
+    with _guard:
+        claims = [claim for claim, holder in _held.items() if holder is app]
+    if not claims:
+        return 0
+    with writing() as connection:
+        return connection.execute(
+            update(Request)
+            .where(Request.claim.in_(claims), Request.status == RequestStatus.PROCESSING)
+            .values(lease_until=now() + timedelta(seconds=current_settings().lease_s))
+        ).rowcount

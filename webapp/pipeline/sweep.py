@@ -1,0 +1,218 @@
+"""Sweep: find what a crash lost and put it back on the road. Runs every few seconds; two at once do no harm.
+
+The database says what is unfinished; Redis is only asked what it knows of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import redis
+from sqlalchemy import insert, or_, select, update
+
+from webapp import queues
+from webapp.contracts.channels import DeliveryStatus
+from webapp.extensions import current_settings, now, queue_redis, reading, writing
+from webapp.models import Attempt, Conversation, Delivery, Request, RequestStatus
+from webapp.models.columns import new_id
+from webapp.pipeline import deliver, stream, words
+from webapp.pipeline.admit import job_timeout_s
+from webapp.pipeline.settle import Ending, Used, after_commit, settle_within
+from webapp.queues import Task
+
+log = logging.getLogger(__name__)
+
+_BATCH = 1000
+_YOUNG_S = 3.0
+"""What was stored a moment ago is being enqueued by whoever stored it."""
+_LOOK_UP_AFTER_S = 5.0
+_LOOK_UP_FOR_S = 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """How much of what was put back."""
+
+    enqueued: int = 0
+    taken_over: int = 0
+    given_up: int = 0
+    deliveries: int = 0
+    looked_up: int = 0
+
+    @property
+    def anything(self) -> bool:
+        return any((self.enqueued, self.taken_over, self.given_up, self.deliveries, self.looked_up))
+
+
+def sweep() -> Swept:
+    """Put back on the road whatever fell off it."""
+    taken_over, given_up = _take_over()
+    swept = Swept(
+        enqueued=_enqueue_waiting(),
+        taken_over=taken_over,
+        given_up=given_up,
+        deliveries=_enqueue_deliveries(),
+        looked_up=_look_up_unknown(),
+    )
+    if swept.anything:
+        log.info("swept: %s", swept)
+    return swept
+
+
+def _take_over() -> tuple[int, int]:
+    """Requests whose executing process gave no sign of life: back to the queue, or given up after several times."""
+    at = now()
+    with reading() as connection:
+        lost = connection.execute(
+            select(Request.id, Request.claim, Request.attempts, Request.provider, Request.model, Request.started_at)
+            .where(Request.status == RequestStatus.PROCESSING, Request.lease_until < at)
+            .limit(_BATCH)
+        ).all()
+    taken_over = given_up = 0
+    for row in lost:
+        if row.attempts >= current_settings().max_attempts:
+            given_up += _give_up(row.id, row.claim)
+            continue
+        with writing() as connection:
+            done = connection.execute(
+                update(Request)
+                .where(Request.id == row.id, Request.claim == row.claim, Request.lease_until < at)
+                .values(status=RequestStatus.QUEUED, claim=None, lease_until=None)
+            )
+            if done.rowcount != 1:
+                continue
+            connection.execute(
+                insert(Attempt),
+                {
+                    "id": new_id(),
+                    "request_id": row.id,
+                    "number": row.attempts,
+                    "outcome": "lost",
+                    "error_code": "worker_lost",
+                    "started_at": row.started_at or at,
+                    "ended_at": at,
+                },
+            )
+        taken_over += 1
+        log.warning("request %s is taken over: its process died in attempt %d", row.id, row.attempts)
+    return taken_over, given_up
+
+
+def _give_up(request_id: uuid.UUID, claim: uuid.UUID) -> int:
+    ending = Ending(
+        RequestStatus.FAILED,
+        Used(),
+        error_code="worker_lost",
+        error_message=words.failed("worker_lost"),
+        detail=f"The executing process died {current_settings().max_attempts} times.",
+    )
+    with writing() as connection:
+        settled = settle_within(connection, request_id, claim, ending, now())
+    if settled is None:
+        return 0
+    after_commit(request_id, settled, ending)
+    stream.publish_end(request_id, RequestStatus.FAILED)
+    return 1
+
+
+def _enqueue_waiting() -> int:
+    before = now() - timedelta(seconds=_YOUNG_S)
+    with reading() as connection:
+        rows = connection.execute(
+            select(Request.id, Request.queue)
+            .where(Request.status == RequestStatus.QUEUED, Request.created_at < before)
+            .order_by(Request.id)
+            .limit(_BATCH)
+        ).all()
+    enqueued = 0
+    for name in queues.QUEUES:
+        waiting = [row.id for row in rows if row.queue == name]
+        enqueued += _put_unknown(queues.EXECUTE, waiting, name, job_timeout_s())
+    return enqueued
+
+
+def _enqueue_deliveries() -> int:
+    at = now()
+    with reading() as connection:
+        rows = (
+            connection.execute(
+                select(Delivery.id)
+                .where(
+                    Delivery.status == DeliveryStatus.PENDING,
+                    or_(Delivery.next_try_at.is_(None), Delivery.next_try_at <= at),
+                    Delivery.updated_at < at - timedelta(seconds=_YOUNG_S),
+                )
+                .order_by(Delivery.id)
+                .limit(_BATCH)
+            )
+            .scalars()
+            .all()
+        )
+    return _put_unknown(queues.DELIVER, rows, queues.NORMAL, 0)
+
+
+def _put_unknown(task: Task, ids: Sequence[uuid.UUID], queue_name: str, timeout_s: int) -> int:
+    """Enqueue those that are not waiting in Redis.
+
+    What a worker has taken from its queue this very moment, or was killed with in its hands, looks lost, too: a job that is
+    enqueued twice finds its row taken.
+    """
+    if not ids:
+        return 0
+    client = queue_redis()
+    try:
+        waiting = {job for name in queues.QUEUES for job in queues.waiting(client, name)}
+        lost = [str(subject) for subject in ids if queues.job_id(task, str(subject)) not in waiting]
+    except redis.RedisError as exc:
+        log.warning("the sweep cannot enqueue: Redis is away (%s)", type(exc).__name__)
+        return 0
+    if not lost or not queues.put(client, task, lost, queue_name, timeout_s):
+        return 0
+    return len(lost)
+
+
+def _look_up_unknown() -> int:
+    """Sends that nobody reported back: their process died, or the vendor's answer was lost. Look, then decide."""
+    at, settings = now(), current_settings()
+    # Whoever was sending would have given up by now, so it is dead.
+    lost_before = at - timedelta(seconds=settings.send_timeout_s + settings.lease_s)
+    with writing() as connection:
+        connection.execute(
+            update(Delivery)
+            .where(
+                Delivery.status == DeliveryStatus.SENDING,
+                Delivery.claimed_at < lost_before,
+            )
+            .values(status=DeliveryStatus.UNKNOWN, error_code="send_unknown", updated_at=at)
+        )
+    with reading() as connection:
+        unknown = (
+            connection.execute(
+                select(Delivery.id)
+                .where(
+                    Delivery.status == DeliveryStatus.UNKNOWN,
+                    Delivery.updated_at < at - timedelta(seconds=_LOOK_UP_AFTER_S),
+                    or_(Delivery.next_try_at.is_(None), Delivery.next_try_at <= at),
+                    Delivery.created_at > at - timedelta(seconds=_LOOK_UP_FOR_S),
+                )
+                .limit(50)
+            )
+            .scalars()
+            .all()
+        )
+    for delivery_id in unknown:
+        deliver.look_up(delivery_id)
+    return len(unknown)
+
+
+def close_idle_conversations() -> int:
+    """Close conversations without a message for the configured number of days; returns how many."""
+    before = now() - timedelta(days=current_settings().conversation_idle_days)
+    with writing() as connection:
+        return connection.execute(
+            update(Conversation).where(Conversation.active, Conversation.last_activity_at < before).values(active=False)
+        ).rowcount

@@ -1,0 +1,52 @@
+"""What people are told, in one place: short enough for a text message, clear about what happened and what to do."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from webapp.contracts.limits import Dimension
+from webapp.contracts.money import format_microusd
+from webapp.quota.holds import Need
+
+HELP = (
+    "Text a question and an assistant answers. Reply STOP to get no more messages, START to get them again. "
+    "Message and data rates may apply."
+)
+WELCOME_BACK = "You will get answers again. Reply STOP at any time to end them."
+TEXT_ONLY = "Only text can be read here so far. Please send your question as a text message."
+NOT_INVITED = "This number answers invited people only. Ask its operator to add you."
+
+_FAILED = {
+    "provider_timeout": "The assistant took too long to answer. Please try again in a few minutes.",
+    "provider_rate_limited": "The assistant is very busy. Please try again in a few minutes.",
+    "content_refused": "The assistant's vendor declined to answer this. Please put it another way.",
+    "context_too_long": "This is more text than the model can read. Please send less of it.",
+    "worker_lost": "Your request was interrupted several times and was given up. Please try again.",
+}
+_FAILED_OTHERWISE = "The assistant could not answer just now. Please try again in a few minutes."
+
+
+def failed(code: str) -> str:
+    """A polite text for a request that failed; the truth is in the error log."""
+    return _FAILED.get(code, _FAILED_OTHERWISE)
+
+
+def limit_reached(need: Need) -> str:
+    """Which limit refused a request, and when it resets, in the organization's time zone."""
+    limit = need.limit
+    when = _moment(need.resets_at, need.time_zone)
+    if limit.dimension is Dimension.COST:
+        what = f"your plan's {format_microusd(limit.maximum)} for this {limit.window.value}"
+    else:
+        what = f"your plan's {limit.maximum:,} {limit.label} for this {limit.window.value}"
+    if need.amount > limit.maximum:
+        return f"This message needs more than {what}. Send a shorter one."
+    if limit.dimension is Dimension.REQUESTS:
+        return f"You have used {what}. It starts again on {when}."
+    return f"There is not enough left of {what} for this message. It starts again on {when}."
+
+
+def _moment(moment: datetime, time_zone: str) -> str:
+    local = moment.astimezone(ZoneInfo(time_zone))
+    return f"{local:%B} {local.day}, {local:%H:%M} ({time_zone})"

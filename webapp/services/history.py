@@ -1,0 +1,239 @@
+"""What a person asked and was answered, and what they have used of their plan: the reading side of the chat and settings pages.
+
+Every function takes the person's id and sees nothing of anybody else. Each is one statement.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Select, and_, exists, or_, select
+
+from webapp.contracts.errors import NotFound
+from webapp.contracts.limits import Dimension, QuotaQuestion, Window
+from webapp.extensions import now, reading
+from webapp.models import ENDED, Conversation, LedgerEntry, LimitCounter, Person, Request, RequestStatus
+from webapp.quota.windows import bounds
+from webapp.registry import current_registry
+
+PAGE_CONVERSATIONS = 30
+PAGE_EXCHANGES = 50
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationLine:
+    """A line of the list of conversations. `by_sms` says that some of it came by text message."""
+
+    id: uuid.UUID
+    title: str
+    last_activity_at: datetime
+    by_sms: bool
+
+    @property
+    def cursor(self) -> str:
+        """Where the list goes on after this line."""
+        return f"{self.last_activity_at.isoformat()}_{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A prompt and what became of it. Times are aware UTC; `estimated` means that tokens were not counted by the vendor."""
+
+    id: uuid.UUID
+    conversation_id: uuid.UUID | None
+    channel: str
+    prompt: str
+    status: str
+    answer: str | None
+    finish: str | None
+    error_code: str | None
+    error_message: str | None
+    provider: str | None
+    model: str | None
+    input_tokens: int
+    output_tokens: int
+    cost_microusd: int
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    cancel_asked_at: datetime | None
+    estimated: bool | None
+
+    @property
+    def running(self) -> bool:
+        return self.status not in ENDED
+
+    @property
+    def waiting(self) -> bool:
+        return self.status == RequestStatus.QUEUED
+
+    @property
+    def age_s(self) -> int:
+        """Whole seconds since it was sent."""
+        return max(0, int((now() - self.created_at).total_seconds()))
+
+    @property
+    def took_s(self) -> float | None:
+        """Seconds from the start of the answer to its end, without the time in the queue."""
+        if self.started_at is None or self.ended_at is None:
+            return None
+        return max(0.0, (self.ended_at - self.started_at).total_seconds())
+
+
+_FIELDS = (
+    Request.id,
+    Request.conversation_id,
+    Request.channel,
+    Request.prompt,
+    Request.status,
+    Request.answer,
+    Request.finish,
+    Request.error_code,
+    Request.error_message,
+    Request.provider,
+    Request.model,
+    Request.input_tokens,
+    Request.output_tokens,
+    Request.cost_microusd,
+    Request.created_at,
+    Request.started_at,
+    Request.ended_at,
+    Request.cancel_asked_at,
+    LedgerEntry.estimated,
+)
+
+
+def _exchanges(person_id: uuid.UUID) -> Select[*tuple[Any, ...]]:
+    query = select(*_FIELDS).select_from(Request).outerjoin(LedgerEntry, LedgerEntry.request_id == Request.id)
+    return query.where(Request.person_id == person_id)
+
+
+def conversations(person_id: uuid.UUID, after: str = "", size: int = PAGE_CONVERSATIONS) -> list[ConversationLine]:
+    """A person's conversations, the latest activity first; `after` is the cursor of the last line of the page before."""
+    by_sms = exists().where(Request.conversation_id == Conversation.id, Request.channel == "sms")
+    query = (
+        select(Conversation.id, Conversation.title, Conversation.last_activity_at, by_sms)
+        .where(Conversation.person_id == person_id)
+        .order_by(Conversation.last_activity_at.desc(), Conversation.id.desc())
+        .limit(size)
+    )
+    if position := _position(after):
+        at, last = position
+        query = query.where(
+            or_(
+                Conversation.last_activity_at < at,
+                and_(Conversation.last_activity_at == at, Conversation.id < last),
+            )
+        )
+    with reading() as connection:
+        return [ConversationLine(*row) for row in connection.execute(query)]
+
+
+def _position(cursor: str) -> tuple[datetime, uuid.UUID] | None:
+    """The moment and id in a cursor; None, which is the beginning, for anything that is not one."""
+    at, _, last = cursor.partition("_")
+    try:
+        moment = datetime.fromisoformat(at)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC), uuid.UUID(last)
+    except ValueError:
+        return None
+
+
+def latest_conversation(person_id: uuid.UUID) -> uuid.UUID | None:
+    """The conversation that was active last."""
+    query = (
+        select(Conversation.id)
+        .where(Conversation.person_id == person_id)
+        .order_by(Conversation.last_activity_at.desc(), Conversation.id.desc())
+        .limit(1)
+    )
+    with reading() as connection:
+        return connection.execute(query).scalar()
+
+
+def title(person_id: uuid.UUID, conversation_id: uuid.UUID) -> str:
+    """The conversation's title; `NotFound` if it is not theirs."""
+    query = select(Conversation.title).where(Conversation.id == conversation_id, Conversation.person_id == person_id)
+    with reading() as connection:
+        found = connection.execute(query).scalar()
+    if found is None:
+        raise NotFound("There is no such conversation.")
+    return found
+
+
+def exchanges(
+    person_id: uuid.UUID, conversation_id: uuid.UUID, before: uuid.UUID | None = None, size: int = PAGE_EXCHANGES
+) -> tuple[list[Exchange], bool]:
+    """(the newest exchanges of a conversation, or those before a request; oldest first; whether there are earlier ones)."""
+    query = _exchanges(person_id).where(Request.conversation_id == conversation_id)
+    if before is not None:
+        query = query.where(Request.id < before)
+    with reading() as connection:
+        rows: Sequence[Any] = connection.execute(query.order_by(Request.id.desc()).limit(size + 1)).all()
+    return [Exchange(*row) for row in reversed(rows[:size])], len(rows) > size
+
+
+def exchange(person_id: uuid.UUID, request_id: uuid.UUID) -> Exchange:
+    """One exchange; `NotFound` if it is not theirs."""
+    with reading() as connection:
+        row = connection.execute(_exchanges(person_id).where(Request.id == request_id)).first()
+    if row is None:
+        raise NotFound("There is no such request.")
+    return Exchange(*row)
+
+
+def owns(person_id: uuid.UUID, request_id: uuid.UUID) -> bool:
+    """Whether the request is theirs."""
+    with reading() as connection:
+        query = select(Request.id).where(Request.id == request_id, Request.person_id == person_id)
+        return connection.execute(query).first() is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What is used of one limit in the window that is running. Amounts are in the dimension's unit (cost: micro-dollars)."""
+
+    name: str
+    label: str
+    dimension: Dimension
+    window: Window
+    used: int
+    held: int
+    maximum: int
+    resets_at: datetime
+
+    @property
+    def left(self) -> int:
+        return max(0, self.maximum - self.used - self.held)
+
+
+def allowances(person: Person) -> list[Allowance]:
+    """What a person has used of the limits that apply to their chats now. Needs `person.plan` and `.organization` loaded."""
+    zone, at, subject = person.organization.time_zone, now(), f"person:{person.id}"
+    question = QuotaQuestion(
+        person_id=str(person.id),
+        organization_id=str(person.organization_id),
+        plan=person.plan_code,
+        plan_limits=person.plan.limits,
+        operation="chat",
+        channel="web",
+    )
+    limits = [limit for policy in current_registry().policies.values() for limit in policy.limits(question)]
+    starts = {bounds(window, at, zone)[0] for window in Window}
+    query = select(LimitCounter.name, LimitCounter.period, LimitCounter.starts_at, LimitCounter.used, LimitCounter.held).where(
+        LimitCounter.subject == subject, LimitCounter.starts_at.in_(starts)
+    )
+    with reading() as connection:
+        counted = {(row.name, row.period, row.starts_at): (row.used, row.held) for row in connection.execute(query)}
+    found = []
+    for limit in limits:
+        if limit.subject != subject:
+            continue
+        starts_at, resets_at = bounds(limit.window, at, zone)
+        used, held = counted.get((limit.name, limit.window.value, starts_at), (0, 0))
+        found.append(Allowance(limit.name, limit.label, limit.dimension, limit.window, used, held, limit.maximum, resets_at))
+    return found

@@ -1,0 +1,243 @@
+"""Persons: make them, find them, change their plan, let them sign in."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import phonenumbers
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from webapp.contracts.errors import BadInput, Conflict, NotFound
+from webapp.contracts.texts import clean
+from webapp.extensions import current_settings, db, now, writing_session
+from webapp.models import ApiToken, AuditEntry, Identity, Organization, Person, PersonRole, Plan
+from webapp.services import passwords
+
+ADMIN_PLAN = "enterprise"
+TOKEN_PREFIX = "sh_"  # noqa: S105  (a mark, not a secret)
+SCOPES = ("chat", "read", "write", "admin", "sms")
+
+
+def normal_phone(text: str) -> str:
+    """A phone number in E.164. `BadInput` unless it is one, written with its country code."""
+    try:
+        number = phonenumbers.parse(text.strip(), None)
+    except phonenumbers.NumberParseException as exc:
+        raise BadInput("phone", "A phone number needs its country code, such as +15005550006.") from exc
+    if not phonenumbers.is_possible_number(number):
+        raise BadInput("phone", "This is not a possible phone number: check the number of digits.")
+    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+
+
+def normal_email(text: str) -> str:
+    """An e-mail address in lower case. `BadInput` unless it looks like one."""
+    text = text.strip().lower()
+    name, _, domain = text.rpartition("@")
+    if not name or "." not in domain.strip(".") or len(text) > 254 or any(c.isspace() for c in text):
+        raise BadInput("email", "This is not an e-mail address.")
+    return text
+
+
+def add(
+    session: Session,
+    *,
+    email: str | None = None,
+    phone: str | None = None,
+    password: str | None = None,
+    full_name: str = "",
+    role: PersonRole = PersonRole.MEMBER,
+    plan: str | None = None,
+) -> Person:
+    """Add a person to the default organization, in the caller's transaction. `BadInput` or `Conflict` say what is wrong."""
+    if not email and not phone:
+        raise BadInput("phone", "A person needs a phone number or an e-mail address.")
+    email = normal_email(email) if email else None
+    phone = normal_phone(phone) if phone else None
+    if password is not None and not passwords.MIN_CHARS <= len(password) <= passwords.MAX_CHARS:
+        raise BadInput("password", f"A password has {passwords.MIN_CHARS} to {passwords.MAX_CHARS} characters.")
+    if email and session.scalar(select(Person.id).where(Person.email == email)):
+        raise Conflict(f"There is a person with the e-mail {email} already.")
+    if phone:
+        known = session.scalar(select(Person).join(Identity).where(Identity.medium == "sms", Identity.address == phone))
+        if known is not None and not known.active:
+            raise Conflict(f"This number belongs to an inactive person: `switchhook person activate {phone}` lets them in.")
+        if known is not None:
+            raise Conflict("There is a person with this phone number already.")
+    code = plan or current_settings().default_plan
+    if session.get(Plan, code) is None:
+        raise BadInput("plan", f"There is no plan {code!r}: {', '.join(plan_codes(session))}.")
+    organization_id = session.scalar(select(Organization.id).order_by(Organization.id).limit(1))
+    assert organization_id is not None, "the first migration makes one"
+    person = Person(
+        organization_id=organization_id,
+        plan_code=code,
+        email=email,
+        password_hash=passwords.hash_password(password) if password else None,
+        full_name=clean(full_name).strip()[:255],
+        role=role,
+    )
+    session.add(person)
+    session.flush()
+    if phone:
+        session.add(Identity(person_id=person.id, medium="sms", address=phone))
+    return person
+
+
+def plan_codes(session: Session) -> list[str]:
+    """Codes of all plans, lowest first."""
+    return list(session.scalars(select(Plan.code).order_by(Plan.rank)))
+
+
+def find(session: Session, who: str) -> Person:
+    """The person with this e-mail, phone number or id; `NotFound` if there is none."""
+    who = who.strip()
+    person: Person | None = None
+    if "@" in who:
+        person = session.scalar(select(Person).where(Person.email == who.lower()))
+    elif who.startswith("+"):
+        person = session.scalar(
+            select(Person).join(Identity).where(Identity.medium == "sms", Identity.address == normal_phone(who))
+        )
+    else:
+        try:
+            person = session.get(Person, uuid.UUID(who))
+        except ValueError:
+            person = None
+    if person is None:
+        raise NotFound(f"There is no person {who!r}: give an e-mail, a phone number with country code, or an id.")
+    return person
+
+
+def sign_in(email: str, password: str) -> Person | None:
+    """The active person with this e-mail and password, or None: it does not tell which of them was wrong."""
+    person = db.session.scalar(select(Person).where(Person.email == email.strip().lower()))
+    right = passwords.matches(person.password_hash if person else None, password)
+    return person if right and person is not None and person.active else None
+
+
+def set_password(person_id: uuid.UUID, password: str, actor: str) -> None:
+    """Give a person a new password and end all their sessions."""
+    if not passwords.MIN_CHARS <= len(password) <= passwords.MAX_CHARS:
+        raise BadInput("password", f"A password has {passwords.MIN_CHARS} to {passwords.MAX_CHARS} characters.")
+    digest = passwords.hash_password(password)
+    with writing_session() as session:
+        session.execute(update(Person).where(Person.id == person_id).values(password_hash=digest, session_key=uuid.uuid4().hex))
+        session.add(AuditEntry(actor=actor, action="person.password", subject=f"person:{person_id}"))
+
+
+def set_plan(session: Session, person: Person, plan: str, actor: str, reason: str) -> None:
+    """Change a person's plan, with a reason that is kept in the audit trail."""
+    if session.get(Plan, plan) is None:
+        raise BadInput("plan", f"There is no plan {plan!r}: {', '.join(plan_codes(session))}.")
+    session.add(
+        AuditEntry(
+            actor=actor,
+            action="person.plan",
+            subject=f"person:{person.id}",
+            detail={"from": person.plan_code, "to": plan, "reason": reason},
+        )
+    )
+    person.plan_code = plan
+
+
+@dataclass(frozen=True, slots=True)
+class PersonRow:
+    """A line of the list of persons."""
+
+    id: uuid.UUID
+    name: str
+    email: str
+    phones: tuple[str, ...]
+    plan: str
+    role: str
+    active: bool
+    requests_total: int
+    last_active_at: datetime | None
+
+
+def rows(after: uuid.UUID | None = None, size: int = 50) -> list[PersonRow]:
+    """Persons in order of creation, a page at a time: `after` is the last id of the page before."""
+    query = select(Person).order_by(Person.id).limit(size)
+    if after is not None:
+        query = query.where(Person.id > after)
+    persons: Sequence[Person] = db.session.scalars(query).all()
+    phones: dict[uuid.UUID, list[str]] = {}
+    for person_id, address in db.session.execute(
+        select(Identity.person_id, Identity.address).where(Identity.person_id.in_([p.id for p in persons]))
+    ):
+        phones.setdefault(person_id, []).append(address)
+    return [
+        PersonRow(
+            p.id,
+            p.full_name,
+            p.email or "",
+            tuple(phones.get(p.id, ())),
+            p.plan_code,
+            p.role,
+            p.active,
+            p.requests_total,
+            p.last_active_at,
+        )
+        for p in persons
+    ]
+
+
+def total() -> int:
+    """How many persons there are."""
+    return db.session.scalar(select(func.count()).select_from(Person)) or 0
+
+
+def make_token(session: Session, person: Person, name: str, scopes: Sequence[str], days: int | None, actor: str) -> str:
+    """A new token in clear, to be shown once: only its hash is kept. `days` is its life, None for no end."""
+    if unknown := [scope for scope in scopes if scope not in SCOPES]:
+        raise BadInput("scopes", f"There is no scope {unknown[0]!r}: {', '.join(SCOPES)}.")
+    name = clean(name).strip()[:255]
+    if not name:
+        raise BadInput("name", "A token needs a name, so that you know later what it is for.")
+    token = TOKEN_PREFIX + secrets.token_urlsafe(32)
+    session.add(
+        ApiToken(
+            person_id=person.id,
+            name=name,
+            prefix=token[:9],
+            digest=token_digest(token),
+            scopes=list(scopes),
+            expires_at=now() + timedelta(days=days) if days else None,
+        )
+    )
+    session.add(
+        AuditEntry(
+            actor=actor,
+            action="token.create",
+            subject=f"person:{person.id}",
+            detail={"name": name, "scopes": list(scopes)},
+        )
+    )
+    return token
+
+
+def token_digest(token: str) -> str:
+    """What is stored and looked up of a token."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def person_of_token(token: str, scope: str) -> Person | None:
+    """The active person whose valid token this is, if it has `scope`; None otherwise."""
+    if not token.startswith(TOKEN_PREFIX):
+        return None
+    found = db.session.scalar(select(ApiToken).where(ApiToken.digest == token_digest(token)))
+    moment = now()
+    if found is None or found.revoked_at or (found.expires_at and found.expires_at <= moment):
+        return None
+    if scope not in found.scopes or not found.person.active:
+        return None
+    if found.last_used_at is None or moment - found.last_used_at > timedelta(minutes=1):
+        with writing_session() as session:
+            session.execute(update(ApiToken).where(ApiToken.id == found.id).values(last_used_at=moment))
+    return found.person

@@ -1,0 +1,41 @@
+"""HTML pages and the few routes beside them, one module per area."""
+
+from __future__ import annotations
+
+import logging
+
+from flask import Flask
+
+from webapp.extensions import csrf, current_settings
+from webapp.pipeline.inbox import CoreInbox
+from webapp.registry import Registry
+from webapp.web import auth, chat, errors, health, rendering, security, settings_page, simulator, sms
+
+log = logging.getLogger(__name__)
+
+
+def register(app: Flask, registry: Registry) -> None:
+    """Attach every route: ours, and those of the channels."""
+    with app.app_context():
+        settings = current_settings()
+    security.protect(app, settings)
+    auth.prepare(app, settings)
+    rendering.prepare(app)
+    errors.prepare(app)
+    for module in (health, sms, auth, chat, simulator, settings_page):
+        app.register_blueprint(module.blueprint)
+    _register_channels(app, registry)
+
+
+def _register_channels(app: Flask, registry: Registry) -> None:
+    """A channel whose routes cannot be attached is reported; the others serve."""
+    inbox = CoreInbox()
+    for channel in registry.channels.values():
+        try:
+            blueprint = channel.blueprint(inbox)
+            if blueprint is not None:
+                csrf.exempt(blueprint)
+                app.register_blueprint(blueprint)
+        except Exception as exc:
+            log.exception("the routes of channel %s are left out", channel.name)
+            registry.fault(channel.name, f"its routes cannot be attached: {type(exc).__name__}: {exc}")

@@ -1,0 +1,5 @@
+"""The entry point for WSGI servers: `application`."""
+
+from webapp import create_app
+
+application = create_app()
