@@ -130,9 +130,7 @@ def test_a_recipient_that_cannot_be_texted_is_final_and_says_why(channel, twilio
     assert twilio.sent == []
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [("+15005550001", "21212"), ("+15005550007", "21606"), ("+1999555", "21606")]
-)
+@pytest.mark.parametrize(("number", "code"), [("+15005550001", "21212"), ("+15005550007", "21606"), ("+1999555", "21606")])
 def test_a_sender_that_is_not_ours_is_a_matter_of_settings(twilio, http, number: str, code: str) -> None:
     with pytest.raises(SendFailed, match="TWILIO_PHONE_NUMBER") as caught:
         TwilioChannel(twilio.settings | {"TWILIO_PHONE_NUMBER": number}).send(message(), http)
@@ -233,9 +231,7 @@ def test_a_code_we_do_not_know_points_at_its_page(channel, twilio, http) -> None
     ],
     ids=str,
 )
-def test_whatever_happens_after_the_message_left_is_unknown_and_not_repeated(
-    channel, twilio, http, fault: Fault
-) -> None:
+def test_whatever_happens_after_the_message_left_is_unknown_and_not_repeated(channel, twilio, http, fault: Fault) -> None:
     twilio.faults.append(fault)
     with pytest.raises(SendUnknown):
         channel.send(message(), http)
@@ -361,9 +357,7 @@ def test_a_look_up_that_fails_proves_nothing(channel, twilio, http, fault: Fault
         channel.find_sent(message(), 60, http)
 
 
-@pytest.mark.parametrize(
-    "listed", [[None], [1], [{}], [{"date_created": "yesterday"}], [{"direction": "outbound-api"}]]
-)
+@pytest.mark.parametrize("listed", [[None], [1], [{}], [{"date_created": "yesterday"}], [{"direction": "outbound-api"}]])
 def test_entries_that_are_no_messages_are_passed_over(channel, twilio, http, listed: list[object]) -> None:
     twilio.faults.append(Fault(status=200, body=json.dumps({"messages": listed}).encode()))
     assert channel.find_sent(message(), 60, http) is None
@@ -377,8 +371,7 @@ def test_entries_that_are_no_messages_are_passed_over(channel, twilio, http, lis
     [
         (
             {},
-            "TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN and TWILIO_PHONE_NUMBER (or TWILIO_MESSAGING_SERVICE_SID) "
-            "are not set",
+            "TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN and TWILIO_PHONE_NUMBER (or TWILIO_MESSAGING_SERVICE_SID) are not set",
         ),
         ({"TWILIO_ACCOUNT_SID": "AC1", "TWILIO_PHONE_NUMBER": NUMBER}, "TWILIO_AUTH_TOKEN is not set"),
         (
@@ -407,9 +400,7 @@ def test_what_is_missing_is_said_precisely(http, settings: dict[str, str], told:
         assert channel.check(http).detail == f"{told}."
 
 
-@pytest.mark.parametrize(
-    ("value", "answers"), [("", True), ("twilio", True), ("app", False), ("APP", False), ("x", True)]
-)
+@pytest.mark.parametrize(("value", "answers"), [("", True), ("twilio", True), ("app", False), ("APP", False), ("x", True)])
 def test_who_answers_stop_is_a_setting(value: str, answers: bool) -> None:
     assert TwilioChannel({"TWILIO_OPT_OUT_REPLIES": value}).answers_consent_words is answers
 

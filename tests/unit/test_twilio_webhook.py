@@ -76,9 +76,7 @@ def security_lines() -> Iterator[list[str]]:
     logger.removeHandler(handler)
 
 
-def post(
-    client: FlaskClient, signed: tuple[dict[str, str], bytes], path: str = "/sms/receive", **more: Any
-) -> TestResponse:
+def post(client: FlaskClient, signed: tuple[dict[str, str], bytes], path: str = "/sms/receive", **more: Any) -> TestResponse:
     headers, data = signed
     return client.post(path, headers=headers | more.pop("headers", {}), data=data, **more)
 
@@ -108,9 +106,7 @@ def test_a_parameter_twilio_adds_one_day_is_signed_and_ignored(client, inbox, tw
 
 @pytest.mark.parametrize("path", ["/sms/receive", "/sms/status"])
 @pytest.mark.parametrize("signature", [None, "", "forged", "GYll0lblLopKxxgvsfq4XNPFtBQ="])
-def test_a_wrong_or_absent_signature_gets_403_and_one_line(
-    client, inbox, twilio, security_lines, path, signature
-) -> None:
+def test_a_wrong_or_absent_signature_gets_403_and_one_line(client, inbox, twilio, security_lines, path, signature) -> None:
     headers, data = twilio.message(f"http://localhost{path}", ALICE, "my secret text", MessageStatus="sent")
     headers.pop("X-Twilio-Signature")
     if signature is not None:
@@ -164,10 +160,7 @@ def test_behind_a_proxy_the_public_address_counts(inbox, twilio) -> None:
     client = make_client(inbox, SWITCHHOOK_PUBLIC_URL="https://sms.example.com")
     url = "https://sms.example.com/sms/receive?ch=1"
     assert post(client, twilio.message(url, ALICE, "hi"), "/sms/receive?ch=1").status_code == 200
-    assert (
-        post(client, twilio.message(url.replace(".com", ".com:443"), ALICE, "hi"), "/sms/receive?ch=1").status_code
-        == 200
-    )
+    assert post(client, twilio.message(url.replace(".com", ".com:443"), ALICE, "hi"), "/sms/receive?ch=1").status_code == 200
     # What the proxy shows us is not what Twilio called.
     assert post(client, twilio.message(SEEN, ALICE, "hi")).status_code == 403
 

@@ -1,0 +1,121 @@
+"""The real commands on an installation of their own: a migrated SQLite database and a Redis, found through the environment."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from click.testing import CliRunner, Result
+from sqlalchemy import create_engine, text
+
+from plugins.providers import openai_compatible
+from webapp import create_app
+from webapp import queues as queue_names
+from webapp.cli import main
+from webapp.extensions import db
+from webapp.jobs.worker import ThreadWorker
+from webapp.routing import route
+from webapp.settings import read_settings
+
+SENDER = "+15005550006"
+NOBODY = "http://127.0.0.1:9"
+
+
+class Operator:
+    """Types commands, and looks into the database behind them."""
+
+    def __init__(self, folder: Path, redis_url: str) -> None:
+        self.folder = folder
+        self.redis_url = redis_url
+        self.runner = CliRunner()
+
+    def __call__(self, *arguments: str, given: str | None = None) -> Result:
+        """Run a command; an exception that it does not turn into a message fails the test."""
+        result = self.runner.invoke(main, arguments, input=given, prog_name="switchhook")
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    def ok(self, *arguments: str, given: str | None = None) -> str:
+        """What a command prints; it must succeed."""
+        result = self(*arguments, given=given)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    def json(self, *arguments: str) -> Any:
+        """What a command prints with --json; it must succeed."""
+        return json.loads(self.ok(*arguments, "--json"))
+
+    def rows(self, sql: str, **values: object) -> list[Any]:
+        """What the database has."""
+        engine = create_engine(f"sqlite:///{self.folder / 'switchhook.db'}")
+        try:
+            with engine.connect() as connection:
+                return list(connection.execute(text(sql), values))
+        finally:
+            engine.dispose()
+
+    @contextlib.contextmanager
+    def worker(self) -> Iterator[None]:
+        """A worker at work, in threads of this process."""
+        settings = read_settings()
+        app = create_app(settings)
+        client = redis.Redis.from_url(self.redis_url)
+        ready = threading.Event()
+        worker = ThreadWorker(
+            [queue_names.queue(name, client) for name in queue_names.QUEUES],
+            client,
+            slots=4,
+            grace_s=5,
+            job_context=app.app_context,
+            on_ready=ready.set,
+        )
+        thread = threading.Thread(target=worker.work)
+        thread.start()
+        try:
+            assert ready.wait(20)
+            yield
+        finally:
+            worker.request_stop()
+            thread.join(20)
+            with app.app_context():
+                db.engine.dispose()
+            for name in ("switchhook.redis", "switchhook.redis.waiting"):
+                app.extensions[name].close()
+            client.close()
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def operator(tmp_path: Path, redis_url: str, migrated_sqlite: Path, monkeypatch: pytest.MonkeyPatch) -> Operator:
+    """An operator in an empty directory, whose installation is in `tmp_path`."""
+    shutil.copy(migrated_sqlite, tmp_path / "switchhook.db")
+    return operator_in(tmp_path, redis_url, monkeypatch)
+
+
+@pytest.fixture
+def fresh_operator(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Operator:
+    """An operator who has not started anything yet."""
+    return operator_in(tmp_path, redis_url, monkeypatch)
+
+
+def operator_in(folder: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Operator:
+    """An operator with the environment of an installation in `folder`."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("SWITCHHOOK_DATA_DIR", str(folder))
+    monkeypatch.setenv("SWITCHHOOK_DEMO_DELAY_MS", "0")
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    # As on a machine where nobody has asked for Ollama and none runs, whatever runs on this one.
+    monkeypatch.delenv("OLLAMA_HOST", raising=False)
+    without = [replace(row, base_url=NOBODY) if row.name == "ollama" else row for row in openai_compatible.ROWS]
+    monkeypatch.setattr(openai_compatible, "ROWS", tuple(without))
+    monkeypatch.setattr(route, "_probes", {})
+    return Operator(folder, redis_url)

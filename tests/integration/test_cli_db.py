@@ -1,0 +1,72 @@
+"""`switchhook db`: making, upgrading and comparing the schema."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.integration.cli_support import Operator, fresh_operator, operator
+from webapp import resources
+from webapp.services import setup
+
+__all__ = ["fresh_operator", "operator"]
+
+
+def test_a_new_database_is_made_once_and_then_up_to_date(fresh_operator: Operator) -> None:
+    before = fresh_operator("db", "status", "--json")
+    assert before.exit_code == 2
+    assert json.loads(before.stdout)["at"] == []
+    assert "upgraded from nothing" in fresh_operator.ok("db", "upgrade")
+    assert "up to date" in fresh_operator.ok("db", "upgrade")
+    status = fresh_operator.json("db", "status")
+    assert status["current"]
+    assert fresh_operator.rows("SELECT version_num FROM alembic_version") == [(name,) for name in status["at"]]
+
+
+def test_a_database_of_a_newer_release_is_left_alone(operator: Operator) -> None:
+    from sqlalchemy import create_engine, text
+
+    engine = create_engine(f"sqlite:///{operator.folder / 'switchhook.db'}")
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num='9999'"))
+    engine.dispose()
+    for command in (("db", "upgrade"), ("db", "status"), ("person", "list")):
+        result = operator(*command)
+        assert result.exit_code == 2
+        assert "newer than this release" in result.stderr
+    assert operator.rows("SELECT version_num FROM alembic_version") == [("9999",)]
+
+
+def test_a_revision_holds_what_the_models_have_and_the_database_has_not(
+    operator: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "migrations"
+    shutil.copytree(resources.folder("migrations"), copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(setup, "folder", lambda name: tmp_path / name)
+    from sqlalchemy import create_engine, text
+
+    engine = create_engine(f"sqlite:///{operator.folder / 'switchhook.db'}")
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE receipt"))
+    engine.dispose()
+    known = set((copy / "versions").iterdir())
+    said = operator.ok("db", "revision", "receipts again")
+    [made] = set((copy / "versions").glob("*.py")) - known
+    assert str(made) in said
+    assert made.name.endswith("_receipts_again.py")
+    assert "'receipt'" in made.read_text()
+    compile(made.read_text(), made.name, "exec")
+
+
+def test_a_revision_cannot_be_made_in_an_installed_release(
+    operator: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundled = tmp_path / "_bundled"
+    shutil.copytree(resources.folder("migrations"), bundled / "migrations")
+    monkeypatch.setattr(setup, "folder", lambda name: bundled / name)
+    result = operator("db", "revision", "anything")
+    assert result.exit_code == 2
+    assert "checkout" in result.stderr
