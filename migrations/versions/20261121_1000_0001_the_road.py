@@ -29,9 +29,7 @@ def upgrade() -> None:
         sa.Column("used", sa.BigInteger(), nullable=False),
         sa.Column("held", sa.BigInteger(), nullable=False),
         sa.Column("noticed_at", sa.DateTime(timezone=True), nullable=True),
-        sa.CheckConstraint(
-            "dimension IN ('requests', 'tokens', 'cost', 'credits')", name=op.f("ck_limit_counter_dimension")
-        ),
+        sa.CheckConstraint("dimension IN ('requests', 'tokens', 'cost', 'credits')", name=op.f("ck_limit_counter_dimension")),
         sa.CheckConstraint("period IN ('hour', 'day', 'month')", name=op.f("ck_limit_counter_period")),
         sa.CheckConstraint("held >= 0", name=op.f("ck_limit_counter_held_not_negative")),
         sa.CheckConstraint("used >= 0", name=op.f("ck_limit_counter_used_not_negative")),
@@ -141,6 +139,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("conversation", schema=None) as batch_op:
         batch_op.create_index("ix_conversation_current", ["person_id", "active", "last_activity_at"], unique=False)
+        batch_op.create_index("ix_conversation_list", ["person_id", "last_activity_at", "id"], unique=False)
 
     op.create_table(
         "identity",
@@ -337,9 +336,7 @@ def upgrade() -> None:
         sa.Column("price_source", sa.String(length=255), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.CheckConstraint("cost_microusd >= 0", name=op.f("ck_ledger_entry_cost_not_negative")),
-        sa.CheckConstraint(
-            "input_tokens >= 0 AND output_tokens >= 0", name=op.f("ck_ledger_entry_tokens_not_negative")
-        ),
+        sa.CheckConstraint("input_tokens >= 0 AND output_tokens >= 0", name=op.f("ck_ledger_entry_tokens_not_negative")),
         sa.ForeignKeyConstraint(["organization_id"], ["organization.id"], name=op.f("fk_ledger_entry_organization_id")),
         sa.ForeignKeyConstraint(["person_id"], ["person.id"], name=op.f("fk_ledger_entry_person_id")),
         sa.ForeignKeyConstraint(["request_id"], ["request.id"], name=op.f("fk_ledger_entry_request_id")),
@@ -350,9 +347,7 @@ def upgrade() -> None:
         batch_op.create_index(
             batch_op.f("ix_ledger_entry_organization_id_created_at"), ["organization_id", "created_at"], unique=False
         )
-        batch_op.create_index(
-            batch_op.f("ix_ledger_entry_person_id_created_at"), ["person_id", "created_at"], unique=False
-        )
+        batch_op.create_index(batch_op.f("ix_ledger_entry_person_id_created_at"), ["person_id", "created_at"], unique=False)
 
     op.create_table(
         "receipt",
@@ -408,6 +403,7 @@ def downgrade() -> None:
 
     op.drop_table("identity")
     with op.batch_alter_table("conversation", schema=None) as batch_op:
+        batch_op.drop_index("ix_conversation_list")
         batch_op.drop_index("ix_conversation_current")
 
     op.drop_table("conversation")
@@ -474,6 +470,4 @@ def _seed() -> None:
     moment = datetime.now(UTC)
     if op.get_bind().dialect.name == "sqlite":
         moment = moment.replace(tzinfo=None)
-    op.bulk_insert(
-        organization, [{"id": uuid7(), "name": "Default organization", "time_zone": "UTC", "created_at": moment}]
-    )
+    op.bulk_insert(organization, [{"id": uuid7(), "name": "Default organization", "time_zone": "UTC", "created_at": moment}])

@@ -201,9 +201,7 @@ def test_any_interleaving_of_take_settle_and_give_back_keeps_the_sums_right(app:
                 spent = chance.choice((0, 1))
                 for _ in range(chance.choice((1, 2))):
                     with writing() as connection:
-                        holds.settle(
-                            connection, request, {Dimension.REQUESTS: spent, Dimension.TOKENS: 25 * spent}, now()
-                        )
+                        holds.settle(connection, request, {Dimension.REQUESTS: spent, Dimension.TOKENS: 25 * spent}, now())
                 used.append(spent)
 
     with ThreadPoolExecutor(12) as pool:

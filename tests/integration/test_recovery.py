@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -95,6 +95,20 @@ def test_a_process_that_was_only_slow_cannot_settle_what_was_taken_over(app: Fla
     assert_books_balance()
 
 
+def test_a_process_that_must_end_hands_back_what_it_executes_at_once(app: Flask) -> None:
+    text("question", ALICE)
+    queue_redis().flushall()
+    taken = claim(requests()[0].id)
+    assert taken is not None
+    assert sweep.hand_back() == 1
+    run_jobs()
+    (request,) = requests()
+    assert (request.status, request.attempts) == (RequestStatus.COMPLETED, 2)
+    assert sorted(rows(select(Attempt.outcome))) == ["completed", "handed back"]
+    lease.end(taken.claim)
+    assert_books_balance()
+
+
 def test_a_live_process_keeps_its_lease(make_app: Callable[..., Flask], openai: FakeOpenAI) -> None:
     with make_app(lease_s=1.0).app_context():
         text("question", ALICE)
@@ -150,8 +164,8 @@ def test_two_workers_cannot_both_take_a_request(app: Flask) -> None:
 
 
 @pytest.fixture
-def alice(app: Flask) -> Iterator[object]:
-    yield add_person(phone=ALICE, email="alice@example.com")
+def alice(app: Flask) -> object:
+    return add_person(phone=ALICE, email="alice@example.com")
 
 
 def test_a_waiting_request_is_cancelled_at_once_and_free(app: Flask, alice: object) -> None:

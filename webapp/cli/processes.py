@@ -52,17 +52,17 @@ def worker(queues: str | None, burst: bool) -> None:
     """Run one worker alone. Start as many as you like, on any machine that reaches the database and Redis."""
     settings = settings_with()
     leash.hold(settings.worker_grace_s + _MARGIN_S)
-    import redis
-
     from webapp import create_app
     from webapp import queues as known
+    from webapp.extensions import connect_redis
     from webapp.jobs.worker import ThreadWorker
+    from webapp.pipeline import sweep
 
     names = [name.strip() for name in queues.split(",")] if queues else list(known.QUEUES)
     if unknown := [name for name in names if name not in known.QUEUES]:
         raise SetupError(f"There is no queue {unknown[0]!r}: choose from {', '.join(known.QUEUES)}.")
     app = create_app()
-    connection = redis.Redis.from_url(settings.effective_redis_url)
+    connection = connect_redis(settings.effective_redis_url, socket_timeout=5.0)
     thread_worker = ThreadWorker(
         [known.queue(name, connection) for name in names],
         connection,
@@ -72,6 +72,10 @@ def worker(queues: str | None, burst: bool) -> None:
         preload=("webapp.jobs.tasks",),
     )
     thread_worker.work(burst=burst)
+    if thread_worker.left_running:
+        with app.app_context():
+            sweep.hand_back()
+        thread_worker.end_process()
 
 
 @click.command()

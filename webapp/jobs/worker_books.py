@@ -127,7 +127,7 @@ class Bookkeeper(BaseWorker):
         self.heartbeat_s = heartbeat_s
         self.outage = Outage()
         self.deadlines = Deadlines()
-        self.death_penalty_class = self.deadlines.limit
+        self.death_penalty_class = self.deadlines.limit  # type: ignore[assignment]
         # Held while heartbeats are on their way, so that none arrives after its job's books were closed and leaves a
         # trace.
         self.books_lock = threading.Lock()

@@ -59,11 +59,11 @@ class ThreadJob(Job):
 
     def perform(self) -> object:
         """Run the job's function and return its result."""
-        _job_stack.push(self)
+        _job_stack.push(self)  # type: ignore[no-untyped-call]
         try:
             self._result = self._execute()
         finally:
-            _job_stack.pop()
+            _job_stack.pop()  # type: ignore[no-untyped-call]
         return self._result
 
 

@@ -101,7 +101,7 @@ class Upkeep:
                 clean_worker_registry(queue)
                 self._recover_never_started(queue)
             finally:
-                queue.release_maintenance_lock()
+                queue.release_maintenance_lock()  # type: ignore[no-untyped-call]
         Group.clean_registries(connection=worker.connection)
         self._on_recovered()
 

@@ -50,7 +50,10 @@ class Conversation(Base):
     """Requests that belong together; earlier turns go to the model within the plan's budget."""
 
     __tablename__ = "conversation"
-    __table_args__ = (Index("ix_conversation_current", "person_id", "active", "last_activity_at"),)
+    __table_args__ = (
+        Index("ix_conversation_current", "person_id", "active", "last_activity_at"),
+        Index("ix_conversation_list", "person_id", "last_activity_at", "id"),
+    )
 
     id: Mapped[uuid_key]
     person_id: Mapped[person_ref]

@@ -65,11 +65,16 @@ def _keep() -> None:
                     log.warning("could not prolong leases: %s", type(exc).__name__)
 
 
-def prolong() -> int:
-    """Prolong the leases of what this process executes for the current application; returns how many there are."""
+def held() -> list[uuid.UUID]:
+    """The claims that this process holds for the current application."""
     app = current_app._get_current_object()  # type: ignore[attr-defined]
     with _guard:
-        claims = [claim for claim, holder in _held.items() if holder is app]
+        return [claim for claim, holder in _held.items() if holder is app]
+
+
+def prolong() -> int:
+    """Prolong the leases of what this process executes for the current application; returns how many there are."""
+    claims = held()
     if not claims:
         return 0
     with writing() as connection:

@@ -10,16 +10,17 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import redis
-from sqlalchemy import insert, or_, select, update
+from sqlalchemy import ColumnElement, Select, insert, or_, select, true, update
 
 from webapp import queues
 from webapp.contracts.channels import DeliveryStatus
 from webapp.extensions import current_settings, now, queue_redis, reading, writing
 from webapp.models import Attempt, Conversation, Delivery, Request, RequestStatus
 from webapp.models.columns import new_id
-from webapp.pipeline import deliver, stream, words
+from webapp.pipeline import deliver, lease, stream, words
 from webapp.pipeline.admit import job_timeout_s
 from webapp.pipeline.settle import Ending, Used, after_commit, settle_within
 from webapp.queues import Task
@@ -67,39 +68,59 @@ def _take_over() -> tuple[int, int]:
     """Requests whose executing process gave no sign of life: back to the queue, or given up after several times."""
     at = now()
     with reading() as connection:
-        lost = connection.execute(
-            select(Request.id, Request.claim, Request.attempts, Request.provider, Request.model, Request.started_at)
-            .where(Request.status == RequestStatus.PROCESSING, Request.lease_until < at)
-            .limit(_BATCH)
-        ).all()
+        lost = connection.execute(_processing().where(Request.lease_until < at).limit(_BATCH)).all()
     taken_over = given_up = 0
     for row in lost:
         if row.attempts >= current_settings().max_attempts:
             given_up += _give_up(row.id, row.claim)
-            continue
-        with writing() as connection:
-            done = connection.execute(
-                update(Request)
-                .where(Request.id == row.id, Request.claim == row.claim, Request.lease_until < at)
-                .values(status=RequestStatus.QUEUED, claim=None, lease_until=None)
-            )
-            if done.rowcount != 1:
-                continue
-            connection.execute(
-                insert(Attempt),
-                {
-                    "id": new_id(),
-                    "request_id": row.id,
-                    "number": row.attempts,
-                    "outcome": "lost",
-                    "error_code": "worker_lost",
-                    "started_at": row.started_at or at,
-                    "ended_at": at,
-                },
-            )
-        taken_over += 1
-        log.warning("request %s is taken over: its process died in attempt %d", row.id, row.attempts)
+        elif _back_to_the_queue(row, "lost", "worker_lost", Request.lease_until < at):
+            taken_over += 1
+            log.warning("request %s is taken over: its process died in attempt %d", row.id, row.attempts)
     return taken_over, given_up
+
+
+def hand_back() -> int:
+    """Put back what this process still executes and cannot finish because it has to end; returns how many there were."""
+    with reading() as connection:
+        mine = connection.execute(_processing().where(Request.claim.in_(lease.held()))).all()
+    given = [row for row in mine if _back_to_the_queue(row, "handed back", "worker_stopped", true())]
+    for name in queues.QUEUES:
+        ids = [str(row.id) for row in given if row.queue == name]
+        if ids:
+            queues.put(queue_redis(), queues.EXECUTE, ids, name, job_timeout_s())
+    return len(given)
+
+
+def _processing() -> Select[*tuple[Any, ...]]:
+    return select(Request.id, Request.claim, Request.attempts, Request.started_at, Request.queue, Request.lease_until).where(
+        Request.status == RequestStatus.PROCESSING
+    )
+
+
+def _back_to_the_queue(row: Any, outcome: str, code: str, condition: ColumnElement[bool]) -> bool:
+    """End an execution without a result, if it still holds the request and `condition` is true."""
+    at = now()
+    with writing() as connection:
+        done = connection.execute(
+            update(Request)
+            .where(Request.id == row.id, Request.claim == row.claim, condition)
+            .values(status=RequestStatus.QUEUED, claim=None, lease_until=None)
+        )
+        if done.rowcount != 1:
+            return False
+        connection.execute(
+            insert(Attempt),
+            {
+                "id": new_id(),
+                "request_id": row.id,
+                "number": row.attempts,
+                "outcome": outcome,
+                "error_code": code,
+                "started_at": row.started_at or at,
+                "ended_at": at,
+            },
+        )
+    return True
 
 
 def _give_up(request_id: uuid.UUID, claim: uuid.UUID) -> int:

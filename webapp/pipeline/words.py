@@ -39,7 +39,8 @@ def limit_reached(need: Need) -> str:
     if limit.dimension is Dimension.COST:
         what = f"your plan's {format_microusd(limit.maximum)} for this {limit.window.value}"
     else:
-        what = f"your plan's {limit.maximum:,} {limit.label} for this {limit.window.value}"
+        label = limit.label.removesuffix("s") if limit.maximum == 1 else limit.label
+        what = f"your plan's {limit.maximum:,} {label} for this {limit.window.value}"
     if need.amount > limit.maximum:
         return f"This message needs more than {what}. Send a shorter one."
     if limit.dimension is Dimension.REQUESTS:

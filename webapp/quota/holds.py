@@ -43,10 +43,7 @@ class NoRoom(Exception):
 
 def needs(limits: Iterable[Limit], amounts: Mapping[Dimension, int], at: datetime, time_zone: str) -> list[Need]:
     """The needs of a request that may use `amounts`, in the one order in which counters are locked."""
-    found = [
-        Need(limit, amounts.get(limit.dimension, 0), *bounds(limit.window, at, time_zone), time_zone)
-        for limit in limits
-    ]
+    found = [Need(limit, amounts.get(limit.dimension, 0), *bounds(limit.window, at, time_zone), time_zone) for limit in limits]
     return sorted(found, key=lambda need: (need.limit.subject, need.limit.name, need.limit.window))
 
 
@@ -87,9 +84,7 @@ def _statement(template: str, rows: int) -> TextClause:
 
 
 _close = (
-    text(_CLOSE)
-    .bindparams(bindparam("at", type_=UTCDateTime), bindparam("request", type_=Uuid))
-    .columns(starts_at=UTCDateTime)
+    text(_CLOSE).bindparams(bindparam("at", type_=UTCDateTime), bindparam("request", type_=Uuid)).columns(starts_at=UTCDateTime)
 )
 
 

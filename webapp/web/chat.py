@@ -1,0 +1,251 @@
+"""The chat: conversations, sending, and the answer as it is written."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import uuid
+from collections.abc import Iterator
+
+from flask import Blueprint, Flask, Response, current_app, make_response, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+
+from webapp.contracts.errors import BadInput, Conflict, LimitReached, NotFound
+from webapp.extensions import now
+from webapp.pipeline import cancel as cancelling
+from webapp.pipeline import stream
+from webapp.pipeline.admit import admit
+from webapp.pipeline.intake import Intake, Outcome
+from webapp.services import history
+from webapp.web import auth, errors
+
+blueprint = Blueprint("chat", __name__)
+blueprint.before_request(auth.require_sign_in)
+
+STREAM_S = 600.0
+"""How long one connection is streamed to; the browser then comes back and goes on where it was."""
+_RETRY_MS = 1000
+_KEY_MAX_CHARS = 128
+EXAMPLES = (
+    "Show me how to reverse a list in Python",
+    "List the steps to plan a small birthday party",
+    "Compare tea and coffee in a table",
+)
+
+
+def new_key() -> str:
+    """A one-time key for a form: however often it arrives, it is one request."""
+    return secrets.token_urlsafe(18)
+
+
+@blueprint.get("/")
+def home() -> ResponseReturnValue:
+    """The conversation that was active last, or where to begin."""
+    latest = history.latest_conversation(auth.me().id)
+    return begin() if latest is None else conversation(latest)
+
+
+@blueprint.get("/c/new")
+def begin() -> ResponseReturnValue:
+    """An empty conversation, which comes into being with its first message."""
+    return _page(None, "New conversation")
+
+
+@blueprint.get("/c/<uuid:conversation_id>")
+def conversation(conversation_id: uuid.UUID) -> ResponseReturnValue:
+    """A conversation, newest part first; `before` shows what precedes a request."""
+    return _page(conversation_id, history.title(auth.me().id, conversation_id), before=_uuid(request.args.get("before")))
+
+
+@blueprint.get("/conversations")
+def conversations() -> ResponseReturnValue:
+    """All conversations, a page at a time; for the page's own script the next lines only."""
+    lines = history.conversations(auth.me().id, request.args.get("after", ""))
+    more = len(lines) == history.PAGE_CONVERSATIONS
+    template = "chat/_lines.html" if errors.is_htmx() else "chat/conversations.html"
+    response = make_response(render_template(template, lines=lines, more=more, current=None))
+    response.vary.add("HX-Request")
+    return response
+
+
+@blueprint.post("/chat")
+def send() -> ResponseReturnValue:
+    """Send a message into a conversation, or begin one with it."""
+    form = request.form
+    given = form.get("conversation", "")
+    conversation_id = _uuid(given)
+    if given and conversation_id is None:
+        raise NotFound("There is no such conversation.")
+    return _send(form.get("text", ""), conversation_id, form.get("key", "")[:_KEY_MAX_CHARS])
+
+
+@blueprint.post("/requests/<uuid:request_id>/again")
+def again(request_id: uuid.UUID) -> ResponseReturnValue:
+    """Send a prompt once more, as a new request. Pressing twice is one."""
+    first = history.exchange(auth.me().id, request_id)
+    return _send(first.prompt, first.conversation_id, f"again-{request_id}")
+
+
+@blueprint.post("/requests/<uuid:request_id>/cancel")
+def cancel(request_id: uuid.UUID) -> ResponseReturnValue:
+    """Stop an answer. What was written of it is kept."""
+    person_id = auth.me().id
+    # It may end while the finger is on its way to the button: that is what was wanted.
+    with contextlib.suppress(Conflict):
+        cancelling.cancel(request_id, person_id)
+    if errors.is_htmx():
+        # The end of the stream brings the page up to date.
+        return "", 204
+    return redirect(_place(history.exchange(person_id, request_id)), 303)
+
+
+@blueprint.get("/requests/<uuid:request_id>")
+def show(request_id: uuid.UUID) -> ResponseReturnValue:
+    """One exchange as it is now: a part of the page for its script, else the conversation it is in."""
+    exchange = history.exchange(auth.me().id, request_id)
+    if not errors.is_htmx():
+        return redirect(_place(exchange), 303)
+    response = make_response(render_template("chat/_exchange.html", x=exchange))
+    response.headers["X-Request-Status"] = exchange.status
+    return response
+
+
+@blueprint.get("/requests/<uuid:request_id>/events")
+def events(request_id: uuid.UUID) -> ResponseReturnValue:
+    """The answer as server-sent events: `piece` and `reset` with a JSON string, `end` with the status."""
+    if not history.owns(auth.me().id, request_id):
+        raise NotFound("There is no such request.")
+    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+    after = request.headers.get("Last-Event-ID", "")
+    response = Response(_events(app, request_id, after), mimetype="text/event-stream")
+    # Without buffering in proxies, or an answer comes in one lump.
+    response.headers.update({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+    return response
+
+
+def _events(app: Flask, request_id: uuid.UUID, after: str) -> Iterator[bytes]:
+    source = stream.read(request_id, after, STREAM_S)
+    yield f"retry: {_RETRY_MS}\n\n".encode()
+    while True:
+        # The context is there for each step and never across a `yield`: between two of them the thread may be lent out.
+        with app.app_context():
+            event = next(source, None)
+        if event is None:
+            return
+        if event.kind is stream.Kind.WAITING:
+            yield b": waiting\n\n"
+            continue
+        place = f"id: {event.id}\n" if event.id else ""
+        yield f"{place}event: {event.kind.value}\ndata: {json.dumps(event.text)}\n\n".encode()
+
+
+# -- parts ---------------------------------------------------------------------------------------------------------------
+def _uuid(text: str | None) -> uuid.UUID | None:
+    try:
+        return uuid.UUID(text) if text else None
+    except ValueError:
+        return None
+
+
+def _place(exchange: history.Exchange) -> str:
+    """Where an exchange is shown."""
+    if exchange.conversation_id is None:
+        return url_for("chat.home")
+    return url_for("chat.conversation", conversation_id=exchange.conversation_id, _anchor=f"request-{exchange.id}")
+
+
+def _page(
+    conversation_id: uuid.UUID | None,
+    title: str,
+    *,
+    before: uuid.UUID | None = None,
+    message: str = "",
+    text: str = "",
+    key: str = "",
+) -> str:
+    person_id = auth.me().id
+    exchanges, earlier = history.exchanges(person_id, conversation_id, before) if conversation_id is not None else ([], False)
+    lines = history.conversations(person_id)
+    return render_template(
+        "chat/page.html",
+        title=title,
+        conversation_id=conversation_id,
+        exchanges=exchanges,
+        earlier=earlier,
+        before=before,
+        lines=lines,
+        more=len(lines) == history.PAGE_CONVERSATIONS,
+        current=conversation_id,
+        key=key or new_key(),
+        examples=EXAMPLES,
+        message=message,
+        text=text,
+    )
+
+
+def _send(text: str, conversation_id: uuid.UUID | None, key: str) -> ResponseReturnValue:
+    """Admit, and show what became of it."""
+    person_id, refused = auth.me().id, None
+    try:
+        admission = admit(
+            Intake(
+                medium="web",
+                text=text,
+                person_id=person_id,
+                conversation_id=conversation_id,
+                new_conversation=conversation_id is None,
+                idempotency_key=key or None,
+            )
+        )
+        request_id, repeated = admission.request_id, admission.outcome is Outcome.REPEATED
+    except LimitReached as exc:
+        request_id, repeated, refused = uuid.UUID(exc.request_id), False, exc
+    except (BadInput, Conflict) as exc:
+        return _kept(text, conversation_id, exc)
+    assert request_id is not None, "a signed-in person's message becomes a request"
+    exchange = history.exchange(person_id, request_id)
+    if not errors.is_htmx():
+        return redirect(_place(exchange), 303)
+    if repeated:
+        response = make_response("")
+        # A query makes the browser load the page again even where only the anchor would differ.
+        response.headers["HX-Redirect"] = url_for(
+            "chat.conversation", conversation_id=exchange.conversation_id, seen=request_id, _anchor=f"request-{request_id}"
+        )
+        return response
+    return _sent(exchange, begun=conversation_id is None, refused=refused)
+
+
+def _sent(exchange: history.Exchange, *, begun: bool, refused: LimitReached | None) -> Response:
+    """The part of the page that a new message adds, and what else it changes there."""
+    lines = history.conversations(exchange_owner := auth.me().id) if begun else []
+    title = history.title(exchange_owner, exchange.conversation_id) if begun and exchange.conversation_id else ""
+    response = make_response(
+        render_template(
+            "chat/_sent.html",
+            x=exchange,
+            begun=begun,
+            title=title,
+            lines=lines,
+            more=len(lines) == history.PAGE_CONVERSATIONS,
+            current=exchange.conversation_id,
+            key=new_key(),
+        )
+    )
+    if begun:
+        response.headers["HX-Push-Url"] = url_for("chat.conversation", conversation_id=exchange.conversation_id)
+    if refused is not None:
+        response.status_code = 429
+        wait_s = (refused.resets_at - now()).total_seconds()
+        response.headers["Retry-After"] = str(max(1, int(wait_s)))
+    return response
+
+
+def _kept(text: str, conversation_id: uuid.UUID | None, exc: BadInput | Conflict) -> ResponseReturnValue:
+    """Nothing was sent: say why, and keep what was typed."""
+    status = 422 if isinstance(exc, BadInput) else 409
+    if errors.is_htmx() or errors.wants_json():
+        return errors.answer(status, exc.message, code=exc.code)
+    title = history.title(auth.me().id, conversation_id) if conversation_id else "New conversation"
+    return _page(conversation_id, title, message=exc.message, text=text), status
