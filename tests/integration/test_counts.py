@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 import pytest
 import redis
 from flask import Flask
-from sqlalchemy import event
+from sqlalchemy import Engine, event
 
 from tests.fakes.twilio import FakeTwilio
+from tests.integration.web_support import ALICE as ALICE_MAIL
+from tests.integration.web_support import HTMX, Site, token
 from tests.support import add_person, requests, run_jobs, sent, text
 from webapp.extensions import db, queue_redis
 from webapp.models import Request
@@ -39,8 +41,11 @@ class Counted:
 
 
 @contextmanager
-def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
+def counting(monkeypatch: pytest.MonkeyPatch, engine: Engine | None = None) -> Iterator[Counted]:
     counted = Counted()
+    if engine is None:
+        engine = db.engine
+        db.session.rollback()
 
     def statement(_c: object, _cursor: object, sql: str, *_: object) -> None:
         counted.statements.append(" ".join(sql.split()))
@@ -51,14 +56,13 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
         counted.trips += 1
         send(self, command, check_health)
 
-    db.session.rollback()
-    event.listen(db.engine, "before_cursor_execute", statement)
+    event.listen(engine, "before_cursor_execute", statement)
     with monkeypatch.context() as patch:
         patch.setattr(redis.connection.AbstractConnection, "send_packed_command", trip)
         try:
             yield counted
         finally:
-            event.remove(db.engine, "before_cursor_execute", statement)
+            event.remove(engine, "before_cursor_execute", statement)
 
 
 @pytest.fixture
@@ -125,4 +129,22 @@ def test_a_delivery(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     with counting(monkeypatch) as counted:
         deliver(delivery_id)
     assert counted.database == 2, counted.statements
+    assert counted.trips == 1
+
+
+def test_a_chat_message_from_the_page(make_app: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch) -> None:
+    app = make_app()
+    site = Site(app)
+    site.add(ALICE_MAIL, plan="premium")
+    browser = site.browser(ALICE_MAIL)
+    first = browser.ask("first", htmx=True)
+    conversation = first.headers["HX-Push-Url"].rpartition("/")[2]
+    csrf = token(browser.get("/settings"))
+    form = {"csrf_token": csrf, "text": "second", "conversation": conversation, "key": "k"}
+    with app.app_context():
+        engine = db.engine
+    with counting(monkeypatch, engine) as counted:
+        assert browser.client.post("/chat", data=form, headers=HTMX).status_code == 200
+    # Who is signed in; the four of admission; what to show.
+    assert counted.database == 6, counted.statements
     assert counted.trips == 1
