@@ -5,6 +5,7 @@ SwitchhookError
 │   ├── BadInput            a field is missing, malformed or too large
 │   ├── NotAllowed          the person is unknown, inactive or opted out
 │   ├── LimitReached        a quota is full; says which and when it resets
+│   ├── LimitsUnknown       a quota policy failed; nothing is spent on a guess
 │   ├── NotFound            there is no such thing for this person
 │   └── Conflict            the thing is in a state that does not allow it
 ├── ProviderError           a call to a model vendor failed
@@ -84,6 +85,12 @@ class LimitReached(Refusal):
         self.limit = limit
         self.resets_at = resets_at
         self.request_id = request_id
+
+
+class LimitsUnknown(Refusal):
+    """A quota policy failed, so nobody knows what the person may spend. The operator finds the reason in the error log."""
+
+    code = "limits_unknown"
 
 
 class ProviderError(SwitchhookError):

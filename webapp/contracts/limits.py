@@ -6,6 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+MAXIMUM = 2**62
+"""The highest number that a limit may have."""
+
+KEY_CHARS = 80
+
 
 class Dimension(StrEnum):
     """What a limit counts. Cost is in micro-dollars, credits in milli-credits."""
@@ -40,8 +45,10 @@ class Limit:
     label: str
 
     def __post_init__(self) -> None:
-        if not isinstance(self.maximum, int) or self.maximum < 0:
-            raise ValueError(f"limit {self.name}: maximum must be a whole number of at least 0, not {self.maximum!r}")
+        if not isinstance(self.maximum, int) or not 0 <= self.maximum <= MAXIMUM:
+            raise ValueError(f"limit {self.name}: maximum must be a whole number from 0 to {MAXIMUM}, not {self.maximum!r}")
+        if not 0 < len(self.subject) <= KEY_CHARS or not 0 < len(self.name) <= KEY_CHARS:
+            raise ValueError(f"limit {self.name}: subject and name must have 1 to {KEY_CHARS} characters")
 
 
 @dataclass(frozen=True, slots=True)

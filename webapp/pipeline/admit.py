@@ -14,12 +14,12 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import IntegrityError
 
 from webapp import queues
-from webapp.contracts.errors import BadInput, Conflict, LimitReached, NotAllowed, NotFound, ProviderError
+from webapp.contracts.errors import BadInput, Conflict, LimitReached, LimitsUnknown, NotAllowed, NotFound, ProviderError
 from webapp.contracts.events import QuotaEvent, RequestEvent
-from webapp.contracts.limits import Dimension, QuotaQuestion
+from webapp.contracts.limits import Dimension, Limit, QuotaQuestion
 from webapp.contracts.texts import clean
 from webapp.extensions import current_settings, now, queue_redis, writing
-from webapp.models import Conversation, DeliveryKind, Person, Request, RequestStatus, senders
+from webapp.models import Conversation, DeliveryKind, ErrorLog, Person, Request, RequestStatus, senders
 from webapp.models.columns import new_id
 from webapp.models.senders import Sender
 from webapp.pipeline import incoming, words
@@ -34,6 +34,20 @@ log = logging.getLogger(__name__)
 
 _TRIES = 4
 _TITLE_CHARS = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why a request is stored as rejected. `need` is the limit that is full; without one, a policy failed."""
+
+    code: str
+    message: str
+    need: Need | None = None
+    detail: str = ""
+
+
+class _PolicyFailed(Exception):
+    """A quota policy raised, or returned what is no limit."""
 
 
 class _Repeated(Exception):
@@ -55,8 +69,8 @@ class Work:
 def admit(intake: Intake) -> Admission:
     """Take something that arrived onto the road and queue it.
 
-    Raises `BadInput`, `NotAllowed`, `NotFound`, `Conflict` (another text under the same idempotency key) or `LimitReached`;
-    the refused request of the last is stored first, so that nothing the person wrote is lost.
+    Raises `BadInput`, `NotAllowed`, `NotFound`, `Conflict` (another text under the same idempotency key), `LimitReached` or
+    `LimitsUnknown`; the refused request of the last two is stored first, so that nothing the person wrote is lost.
     """
     text = _checked(intake)
     target = _target()
@@ -64,21 +78,31 @@ def admit(intake: Intake) -> Admission:
     try:
         admission, queue = _in_transaction(work, None)
     except NoRoom as full:
-        work = Work(intake, text, now(), target)
-        admission, _ = _in_transaction(work, full.need)
-        _tell(work)
-        if admission.outcome is Outcome.REPEATED:
-            return admission
-        raise LimitReached(
-            words.limit_reached(full.need),
-            limit=full.need.limit.label,
-            resets_at=full.need.resets_at,
-            request_id=str(admission.request_id),
-        ) from None
+        refused = Refused(LimitReached.code, words.limit_reached(full.need), full.need)
+        return _refuse(Work(intake, text, now(), target), refused)
+    except _PolicyFailed as exc:
+        refused = Refused(LimitsUnknown.code, words.LIMITS_UNKNOWN, detail=str(exc))
+        return _refuse(Work(intake, text, now(), target), refused)
     if admission.outcome is Outcome.ACCEPTED:
         queues.put(queue_redis(), queues.EXECUTE, [str(admission.request_id)], queue, job_timeout_s())
     _tell(work)
     return admission
+
+
+def _refuse(work: Work, refused: Refused) -> Admission:
+    """Store the refused request and raise why; return only if it was here before."""
+    admission, _ = _in_transaction(work, refused)
+    _tell(work)
+    if admission.outcome is Outcome.REPEATED:
+        return admission
+    if refused.need is None:
+        raise LimitsUnknown(refused.message)
+    raise LimitReached(
+        refused.message,
+        limit=refused.need.limit.label,
+        resets_at=refused.need.resets_at,
+        request_id=str(admission.request_id),
+    )
 
 
 def job_timeout_s() -> int:
@@ -106,7 +130,7 @@ def _target() -> Target | None:
         return None
 
 
-def _in_transaction(work: Work, refused: Need | None) -> tuple[Admission, str]:
+def _in_transaction(work: Work, refused: Refused | None) -> tuple[Admission, str]:
     for tries_left in reversed(range(_TRIES)):
         try:
             with writing() as connection:
@@ -122,7 +146,7 @@ def _in_transaction(work: Work, refused: Need | None) -> tuple[Admission, str]:
     raise AssertionError("unreachable")
 
 
-def _enter(connection: Connection, work: Work, refused: Need | None) -> tuple[Admission, str]:
+def _enter(connection: Connection, work: Work, refused: Refused | None) -> tuple[Admission, str]:
     """Everything that admission writes."""
     message = work.intake.message
     if message is None:
@@ -141,25 +165,60 @@ def _enter(connection: Connection, work: Work, refused: Need | None) -> tuple[Ad
         raise _Repeated
     if refused is None:
         amounts = _amounts(work.target, max_input_tokens, sender.max_output_tokens)
-        question = QuotaQuestion(
-            person_id=str(sender.person_id),
-            organization_id=str(sender.organization_id),
-            plan=sender.plan,
-            plan_limits=sender.plan_limits,
-            operation=work.intake.operation,
-            channel=work.intake.medium,
-        )
-        limits = [limit for policy in current_registry().policies.values() for limit in policy.limits(question)]
-        holds.take(connection, request_id, holds.needs(limits, amounts, work.at, sender.time_zone))
-    elif message is not None and holds.notice_once(connection, refused, work.at):
-        text = words.limit_reached(refused)
-        work.deliveries.append(
-            incoming.reply(connection, message, text, DeliveryKind.NOTICE, sender.person_id, request_id, work.at)
-        )
-        work.events.append(("quota_warning", _quota_event(sender, refused)))
+        holds.take(connection, request_id, holds.needs(_limits(work, sender), amounts, work.at, sender.time_zone))
+    else:
+        _note_refusal(connection, work, sender, request_id, refused)
     work.events.append(("request_admitted", _request_event(work, sender, request_id, refused)))
     outcome = Outcome.ACCEPTED if refused is None else Outcome.IGNORED
     return Admission(outcome, request_id, conversation_id), queue
+
+
+def _limits(work: Work, sender: Sender) -> list[Limit]:
+    """What every policy says. An unknown limit is not an absent one: a policy that fails refuses the request."""
+    question = QuotaQuestion(
+        person_id=str(sender.person_id),
+        organization_id=str(sender.organization_id),
+        plan=sender.plan,
+        plan_limits=sender.plan_limits,
+        operation=work.intake.operation,
+        channel=work.intake.medium,
+    )
+    found: list[Limit] = []
+    for policy in current_registry().policies.values():
+        try:
+            limits = list(policy.limits(question))
+        except Exception as exc:
+            log.exception("the quota policy %s failed", policy.name)
+            raise _PolicyFailed(f"The quota policy {policy.name} failed: {type(exc).__name__}: {exc}") from exc
+        if wrong := [limit for limit in limits if not isinstance(limit, Limit)]:
+            raise _PolicyFailed(f"The quota policy {policy.name} returned a {type(wrong[0]).__name__} as a limit.")
+        found += limits
+    return found
+
+
+def _note_refusal(connection: Connection, work: Work, sender: Sender, request_id: uuid.UUID, refused: Refused) -> None:
+    """Tell somebody who is not looking at a page; of a full limit, once in its window. A failed policy is the operator's."""
+    message, need = work.intake.message, refused.need
+    if need is None:
+        connection.execute(
+            insert(ErrorLog),
+            {
+                "id": new_id(),
+                "kind": refused.code,
+                "message": "A request was refused because a quota policy failed.",
+                "detail": refused.detail,
+                "person_id": sender.person_id,
+                "request_id": request_id,
+                "created_at": work.at,
+            },
+        )
+    if message is None or (need is not None and not holds.notice_once(connection, need, work.at)):
+        return
+    work.deliveries.append(
+        incoming.reply(connection, message, refused.message, DeliveryKind.NOTICE, sender.person_id, request_id, work.at)
+    )
+    if need is not None:
+        work.events.append(("quota_warning", _quota_event(sender, need)))
 
 
 def _signed_in(connection: Connection, intake: Intake) -> Sender:
@@ -207,7 +266,7 @@ def _insert_request(
     request_id: uuid.UUID,
     conversation_id: uuid.UUID,
     queue: str,
-    refused: Need | None,
+    refused: Refused | None,
 ) -> int:
     """Store the request; returns how many input tokens are to be held. Raises `_Repeated` for a known idempotency key."""
     intake, message = work.intake, work.intake.message
@@ -232,8 +291,8 @@ def _insert_request(
         "reply_channel": message.channel if message else None,
         "reply_to": message.sender if message else None,
         "reply_from": message.recipient if message else None,
-        "error_code": "limit_reached" if refused else None,
-        "error_message": words.limit_reached(refused) if refused else None,
+        "error_code": refused.code if refused else None,
+        "error_message": refused.message if refused else None,
         "ended_at": work.at if refused else None,
     }
     if intake.idempotency_key is None:
@@ -280,7 +339,7 @@ def _tell(work: Work) -> None:
         registry.emit(hook, event)
 
 
-def _request_event(work: Work, sender: Sender, request_id: uuid.UUID, refused: Need | None) -> RequestEvent:
+def _request_event(work: Work, sender: Sender, request_id: uuid.UUID, refused: Refused | None) -> RequestEvent:
     return RequestEvent(
         request_id=str(request_id),
         person_id=str(sender.person_id),
@@ -288,14 +347,14 @@ def _request_event(work: Work, sender: Sender, request_id: uuid.UUID, refused: N
         channel=work.intake.medium,
         operation=work.intake.operation,
         status=RequestStatus.QUEUED if refused is None else RequestStatus.REJECTED,
-        error_code="" if refused is None else "limit_reached",
+        error_code="" if refused is None else refused.code,
     )
 
 
-def _quota_event(sender: Sender, refused: Need) -> QuotaEvent:
+def _quota_event(sender: Sender, need: Need) -> QuotaEvent:
     return QuotaEvent(
         person_id=str(sender.person_id),
-        limit=refused.limit.label,
-        maximum=refused.limit.maximum,
-        resets_at=refused.resets_at.isoformat(),
+        limit=need.limit.label,
+        maximum=need.limit.maximum,
+        resets_at=need.resets_at.isoformat(),
     )

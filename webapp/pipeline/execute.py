@@ -109,7 +109,7 @@ def claim(request_id: uuid.UUID) -> Claimed | None:
 def run(taken: Claimed) -> Iterator[str]:
     """Yield the answer's pieces as they come. Ends settled: also when the vendor fails, time runs out, or the reader goes."""
     publisher = Publisher(taken.id, taken.attempt)
-    ending = Ending(RequestStatus.FAILED, Used(), error_code="internal", started_at=taken.started_at)
+    ending = Ending(RequestStatus.FAILED, Used(), error_code="internal", error_message=words.failed("internal"))
     sorting, call, target = None, None, None
     usage: Usage | None = None
     stopped = False
@@ -137,11 +137,12 @@ def run(taken: Claimed) -> Iterator[str]:
     except GeneratorExit:
         ending = _ended(publisher.text, usage, stopped=True)
         raise
-    except Exception as exc:
+    except BaseException as exc:
+        # Also what ends the job rather than the request: RQ's time limit, a stop by command, a plugin that calls exit().
         code = TimedOut.code if type(exc).__name__ == "JobTimeoutException" else "internal"
         ending = replace(ending, error_code=code, error_message=words.failed(code), detail=traceback.format_exc()[-8000:])
         log.exception("request %s failed", taken.id)
-        if code == TimedOut.code:
+        if code == TimedOut.code or not isinstance(exc, Exception):
             raise
     finally:
         used = _used(target, call, usage, publisher.text)
@@ -282,7 +283,7 @@ def _plausible(usage: Usage | None) -> Usage | None:
     if usage is None:
         return None
     tokens = {
-        name: value if isinstance(value, int) and 0 <= value <= _TOKENS_MAX else None
+        name: value if type(value) is int and 0 <= value <= _TOKENS_MAX else None
         for name in ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
         for value in (getattr(usage, name),)
     }

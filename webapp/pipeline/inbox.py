@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from webapp.contracts.channels import InboundMessage, Receipt
-from webapp.contracts.errors import LimitReached
+from webapp.contracts.errors import LimitReached, LimitsUnknown
 from webapp.pipeline import receipts
 from webapp.pipeline.admit import admit
 from webapp.pipeline.intake import Intake
@@ -17,8 +17,8 @@ class CoreInbox:
         channel = current_registry().channels[message.channel]
         try:
             admit(Intake(medium=channel.medium, text=message.text, message=message))
-        except LimitReached:
-            # Stored, and told to the sender once per window.
+        except (LimitReached, LimitsUnknown):
+            # Stored, and told to the sender.
             return
 
     def receipt(self, receipt: Receipt) -> None:

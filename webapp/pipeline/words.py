@@ -15,6 +15,7 @@ HELP = (
 )
 WELCOME_BACK = "You will get answers again. Reply STOP at any time to end them."
 TEXT_ONLY = "Only text can be read here so far. Please send your question as a text message."
+LIMITS_UNKNOWN = "This cannot be accepted just now. Please try again in a few minutes."
 NOT_INVITED = "This number answers invited people only. Ask its operator to add you."
 
 _FAILED = {
