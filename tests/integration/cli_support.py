@@ -1,10 +1,9 @@
-"""The real commands on an installation of their own: a migrated SQLite database and a Redis, found through the environment."""
+"""The real commands on an installation of their own: a migrated database and a Redis, found through the environment."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 from click.testing import CliRunner, Result
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, text
 
 from plugins.providers import openai_compatible
 from webapp import create_app
@@ -32,8 +31,9 @@ NOBODY = "http://127.0.0.1:9"
 class Operator:
     """Types commands, and looks into the database behind them."""
 
-    def __init__(self, folder: Path, redis_url: str) -> None:
+    def __init__(self, folder: Path, redis_url: str, database_url: str) -> None:
         self.folder = folder
+        self.database_url = database_url.replace("postgresql://", "postgresql+psycopg://")
         self.redis_url = redis_url
         self.runner = CliRunner()
 
@@ -56,10 +56,16 @@ class Operator:
 
     def rows(self, sql: str, **values: object) -> list[Any]:
         """What the database has."""
-        engine = create_engine(f"sqlite:///{self.folder / 'switchhook.db'}")
+        with self.database() as connection:
+            return [tuple(row) for row in connection.execute(text(sql), values)]
+
+    @contextlib.contextmanager
+    def database(self) -> Iterator[Connection]:
+        """The database behind the commands; what is done to it is committed."""
+        engine = create_engine(self.database_url)
         try:
-            with engine.connect() as connection:
-                return list(connection.execute(text(sql), values))
+            with engine.begin() as connection:
+                yield connection
         finally:
             engine.dispose()
 
@@ -95,10 +101,10 @@ class Operator:
 
 
 @pytest.fixture
-def operator(tmp_path: Path, redis_url: str, migrated_sqlite: Path, monkeypatch: pytest.MonkeyPatch) -> Operator:
-    """An operator in an empty directory, whose installation is in `tmp_path`."""
-    shutil.copy(migrated_sqlite, tmp_path / "switchhook.db")
-    return operator_in(tmp_path, redis_url, monkeypatch)
+def operator(tmp_path: Path, redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Operator:
+    """An operator in an empty directory, whose installation is in `tmp_path` and the database."""
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    return operator_in(tmp_path, redis_url, monkeypatch, database_url)
 
 
 @pytest.fixture
@@ -107,7 +113,7 @@ def fresh_operator(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPat
     return operator_in(tmp_path, redis_url, monkeypatch)
 
 
-def operator_in(folder: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Operator:
+def operator_in(folder: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch, database_url: str = "") -> Operator:
     """An operator with the environment of an installation in `folder`."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("SWITCHHOOK_DATA_DIR", str(folder))
@@ -118,4 +124,4 @@ def operator_in(folder: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -
     without = [replace(row, base_url=NOBODY) if row.name == "ollama" else row for row in openai_compatible.ROWS]
     monkeypatch.setattr(openai_compatible, "ROWS", tuple(without))
     monkeypatch.setattr(route, "_probes", {})
-    return Operator(folder, redis_url)
+    return Operator(folder, redis_url, database_url or f"sqlite:///{folder / 'switchhook.db'}")

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from tests.integration.cli_support import Operator, fresh_operator, operator
 from webapp import resources
@@ -27,12 +28,8 @@ def test_a_new_database_is_made_once_and_then_up_to_date(fresh_operator: Operato
 
 
 def test_a_database_of_a_newer_release_is_left_alone(operator: Operator) -> None:
-    from sqlalchemy import create_engine, text
-
-    engine = create_engine(f"sqlite:///{operator.folder / 'switchhook.db'}")
-    with engine.begin() as connection:
+    with operator.database() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num='9999'"))
-    engine.dispose()
     for command in (("db", "upgrade"), ("db", "status"), ("person", "list")):
         result = operator(*command)
         assert result.exit_code == 2
@@ -46,12 +43,8 @@ def test_a_revision_holds_what_the_models_have_and_the_database_has_not(
     copy = tmp_path / "migrations"
     shutil.copytree(resources.folder("migrations"), copy, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(setup, "folder", lambda name: tmp_path / name)
-    from sqlalchemy import create_engine, text
-
-    engine = create_engine(f"sqlite:///{operator.folder / 'switchhook.db'}")
-    with engine.begin() as connection:
+    with operator.database() as connection:
         connection.execute(text("DROP TABLE receipt"))
-    engine.dispose()
     known = set((copy / "versions").iterdir())
     said = operator.ok("db", "revision", "receipts again")
     [made] = set((copy / "versions").glob("*.py")) - known

@@ -6,6 +6,7 @@ import json
 import threading
 
 import pytest
+from sqlalchemy import text
 
 from tests.fakes.twilio import FakeTwilio
 from tests.integration.cli_support import SENDER, Operator, fresh_operator, operator
@@ -72,13 +73,10 @@ def test_consent_words_are_honoured_and_their_silence_is_explained(working: Oper
 
 def test_a_message_over_the_limit_is_told_once_and_explained_always(working: Operator) -> None:
     [(limits,)] = working.rows("SELECT limits FROM plan WHERE code='free'")
-    from sqlalchemy import create_engine, text
-
-    engine = create_engine(f"sqlite:///{working.folder / 'switchhook.db'}")
-    with engine.begin() as connection:
-        changed = json.dumps(json.loads(limits) | {"messages": 1})
+    with working.database() as connection:
+        stored = json.loads(limits) if isinstance(limits, str) else limits
+        changed = json.dumps(stored | {"messages": 1})
         connection.execute(text("UPDATE plan SET limits=:l WHERE code='free'"), {"l": changed})
-    engine.dispose()
     assert simulate(working, "one")["status"] == "completed"
     first, second = simulate(working, "two"), simulate(working, "three")
     assert first["status"] == second["status"] == "rejected"
