@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 
 import redis
 from rq import Queue
+from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 log = logging.getLogger(__name__)
@@ -67,21 +69,32 @@ def waiting(connection: redis.Redis, name: str) -> list[str]:
 def put(connection: redis.Redis, task: Task, subject_ids: Iterable[str], queue_name: str, timeout_s: int = 0) -> bool:
     """Enqueue `task` for each id and wake the workers, in one round trip. False if Redis is away.
 
+    The steps are those of RQ's `enqueue_call` for a job without dependencies, on a plain pipeline; RQ's own insists on a
+    Redis transaction and prepares the job twice.
+
     Call it after the commit only. Nothing is lost when it fails: the sweeper finds what is waiting in the database.
     """
     target = queue(queue_name, connection)
     try:
         with connection.pipeline(transaction=False) as pipe:
             for subject_id in subject_ids:
-                target.enqueue_call(
+                job = Job.create(
                     task.function,
                     args=(subject_id,),
-                    job_id=job_id(task, subject_id),
+                    id=job_id(task, subject_id),
+                    origin=target.name,
                     timeout=timeout_s or task.timeout_s,
                     result_ttl=0,
                     failure_ttl=FAILURE_TTL_S,
-                    pipeline=pipe,
+                    status=JobStatus.QUEUED,
+                    description=task.name,
+                    connection=connection,
+                    serializer=JSONSerializer,
                 )
+                job.enqueued_at = datetime.now(UTC)
+                job.save(pipeline=pipe)
+                target.push_job_id(job.id, pipeline=pipe)
+            pipe.sadd(Queue.redis_queues_keys, target.key)
             pipe.publish(WAKE_CHANNEL, queue_name)
             pipe.execute()
     except redis.RedisError as exc:

@@ -18,7 +18,7 @@ from webapp.contracts.errors import BadInput, Conflict, LimitReached, LimitsUnkn
 from webapp.contracts.events import QuotaEvent, RequestEvent
 from webapp.contracts.limits import Dimension, Limit, QuotaQuestion
 from webapp.contracts.texts import clean
-from webapp.extensions import current_settings, now, queue_redis, writing
+from webapp.extensions import current_settings, now, queue_redis, table_of, writing
 from webapp.models import Conversation, DeliveryKind, ErrorLog, Person, Request, RequestStatus, senders
 from webapp.models.columns import new_id
 from webapp.models.senders import Sender
@@ -34,6 +34,16 @@ log = logging.getLogger(__name__)
 
 _TRIES = 4
 _TITLE_CHARS = 80
+
+
+_requests = table_of(Request)
+_insert = insert(_requests)
+_insert_once = {
+    dialect: insert_into(_requests)
+    .on_conflict_do_nothing(index_elements=["person_id", "idempotency_key"])
+    .returning(_requests.c.id)
+    for dialect, insert_into in (("sqlite", sqlite_insert), ("postgresql", postgresql_insert))
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,13 +306,9 @@ def _insert_request(
         "ended_at": work.at if refused else None,
     }
     if intake.idempotency_key is None:
-        connection.execute(insert(Request), values)
-    else:
-        upsert = sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert
-        unique = ["person_id", "idempotency_key"]
-        statement = upsert(Request).on_conflict_do_nothing(index_elements=unique).returning(Request.id)
-        if connection.execute(statement, values).first() is None:
-            raise _Repeated
+        connection.execute(_insert, values)
+    elif connection.execute(_insert_once[connection.dialect.name], values).first() is None:
+        raise _Repeated
     return max_input_tokens
 
 

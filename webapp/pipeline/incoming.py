@@ -16,7 +16,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from webapp.contracts.channels import Consent, DeliveryStatus, InboundMessage
 from webapp.contracts.consent import consent_of
 from webapp.contracts.events import DeliveryEvent, PersonEvent
-from webapp.extensions import current_settings
+from webapp.extensions import current_settings, table_of
 from webapp.models import (
     Delivery,
     DeliveryKind,
@@ -34,6 +34,12 @@ from webapp.pipeline import words
 from webapp.pipeline.intake import Outcome
 from webapp.quota import holds
 from webapp.registry import current_registry
+
+_delivery = table_of(Delivery)
+_record = {
+    dialect: insert_into(_delivery).on_conflict_do_nothing(index_elements=["channel", "external_id"]).returning(_delivery.c.id)
+    for dialect, insert_into in (("sqlite", sqlite_insert), ("postgresql", postgresql_insert))
+}
 
 
 @dataclass(slots=True)
@@ -98,9 +104,8 @@ def record(
     at: datetime,
 ) -> bool:
     """Write the message down. False if the vendor delivered it before: the unique key is the dedupe."""
-    upsert = sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert
     done = connection.execute(
-        upsert(Delivery).on_conflict_do_nothing(index_elements=["channel", "external_id"]).returning(Delivery.id),
+        _record[connection.dialect.name],
         {
             "id": new_id(),
             "channel": message.channel,

@@ -8,16 +8,15 @@ named in the same order, so two requests cannot wait for each other.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, TextClause, Uuid, bindparam, text, update
+from sqlalchemy import Connection, update
 
 from webapp.contracts.limits import Dimension, Limit
-from webapp.extensions import UTCDateTime
 from webapp.models.quotas import LimitCounter
 from webapp.quota.windows import bounds
 
@@ -47,7 +46,8 @@ def needs(limits: Iterable[Limit], amounts: Mapping[Dimension, int], at: datetim
     return sorted(found, key=lambda need: (need.limit.subject, need.limit.name, need.limit.window))
 
 
-# Written by hand because SQLAlchemy compiles a many-row INSERT anew each time, which costs more than running it.
+# Written by hand, and given to the driver as they are: compiling a many-row INSERT anew each time, and typing each value and
+# row, costs more than running it (one limit on SQLite: 43 % of two bare updates through SQLAlchemy's layers, 68 % without).
 _TAKE = """
 INSERT INTO limit_counter (subject, name, period, starts_at, dimension, maximum, used, held) VALUES {rows}
 ON CONFLICT (subject, name, period, starts_at) DO UPDATE
@@ -64,28 +64,44 @@ ON CONFLICT (subject, name, period, starts_at) DO UPDATE
 SET held = limit_counter.held - excluded.held, used = limit_counter.used + excluded.used
 """
 _CLOSE = """
-UPDATE hold SET settled_at = :at WHERE request_id = :request AND settled_at IS NULL
+UPDATE hold SET settled_at = {mark} WHERE request_id = {mark} AND settled_at IS NULL
 RETURNING subject, name, period, starts_at, dimension, amount
 """
 _ROWS = {
-    _TAKE: "(:s{0}, :n{0}, :w{0}, :t{0}, :d{0}, :m{0}, 0, :a{0})",
-    _HOLD: "(:request, :s{0}, :n{0}, :w{0}, :t{0}, :d{0}, :a{0})",
-    _SETTLE: "(:s{0}, :n{0}, :w{0}, :t{0}, :d{0}, 0, :u{0}, :a{0})",
+    _TAKE: "({m}, {m}, {m}, {m}, {m}, {m}, 0, {m})",
+    _HOLD: "({m}, {m}, {m}, {m}, {m}, {m}, {m})",
+    _SETTLE: "({m}, {m}, {m}, {m}, {m}, 0, {m}, {m})",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Driver:
+    """How a database's driver wants its values; the same forms as the types of the columns use."""
+
+    mark: str
+    moment: Callable[[datetime], Any]
+    identity: Callable[[uuid.UUID], Any]
+
+
+@lru_cache(maxsize=512)
+def _sqlite_moment(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+
+
+_DRIVERS = {
+    "sqlite": _Driver("?", _sqlite_moment, lambda identity: identity.hex),
+    "postgresql": _Driver("%s", lambda moment: moment, lambda identity: identity),
 }
 
 
 @lru_cache(maxsize=64)
-def _statement(template: str, rows: int) -> TextClause:
-    sql = text(template.format(rows=", ".join(_ROWS[template].format(i) for i in range(rows))))
-    typed = [bindparam(f"t{i}", type_=UTCDateTime) for i in range(rows)]
-    if template is _HOLD:
-        typed.append(bindparam("request", type_=Uuid))
-    return sql.bindparams(*typed)
+def _statement(template: str, mark: str, rows: int) -> str:
+    return template.format(rows=", ".join([_ROWS[template].format(m=mark)] * rows))
 
 
-_close = (
-    text(_CLOSE).bindparams(bindparam("at", type_=UTCDateTime), bindparam("request", type_=Uuid)).columns(starts_at=UTCDateTime)
-)
+@lru_cache(maxsize=4)
+def _closing(mark: str) -> str:
+    return _CLOSE.format(mark=mark)
 
 
 def take(connection: Connection, request_id: uuid.UUID, wanted: Sequence[Need]) -> None:
@@ -99,22 +115,21 @@ def take(connection: Connection, request_id: uuid.UUID, wanted: Sequence[Need]) 
     for need in wanted:
         if need.amount > need.limit.maximum:
             raise NoRoom(need)
-    values: dict[str, Any] = {"request": request_id}
-    for i, need in enumerate(wanted):
+    driver = _DRIVERS[connection.dialect.name]
+    taken: list[Any] = []
+    held: list[Any] = []
+    request = driver.identity(request_id)
+    for need in wanted:
         limit = need.limit
-        values |= {
-            f"s{i}": limit.subject,
-            f"n{i}": limit.name,
-            f"w{i}": limit.window.value,
-            f"t{i}": need.starts_at,
-            f"d{i}": limit.dimension.value,
-            f"m{i}": limit.maximum,
-            f"a{i}": need.amount,
-        }
-    raised = {tuple(row) for row in connection.execute(_statement(_TAKE, len(wanted)), values)}
-    if len(raised) != len(wanted):
-        raise NoRoom(next(n for n in wanted if (n.limit.subject, n.limit.name, n.limit.window.value) not in raised))
-    connection.execute(_statement(_HOLD, len(wanted)), values)
+        key = (limit.subject, limit.name, limit.window.value, driver.moment(need.starts_at), limit.dimension.value)
+        taken += (*key, limit.maximum, need.amount)
+        held += (request, *key, need.amount)
+    rows = len(wanted)
+    raised = connection.exec_driver_sql(_statement(_TAKE, driver.mark, rows), tuple(taken)).all()
+    if len(raised) != rows:
+        keys = {tuple(row) for row in raised}
+        raise NoRoom(next(n for n in wanted if (n.limit.subject, n.limit.name, n.limit.window.value) not in keys))
+    connection.exec_driver_sql(_statement(_HOLD, driver.mark, rows), tuple(held))
 
 
 def settle(connection: Connection, request_id: uuid.UUID, used: Mapping[Dimension, int], at: datetime) -> None:
@@ -123,21 +138,15 @@ def settle(connection: Connection, request_id: uuid.UUID, used: Mapping[Dimensio
     More may have been used than was held (a vendor counted more tokens than were estimated): it is counted all the same, so
     the books stay true, and the limit refuses the next request.
     """
-    held = connection.execute(_close, {"request": request_id, "at": at}).all()
+    driver = _DRIVERS[connection.dialect.name]
+    closing = (driver.moment(at), driver.identity(request_id))
+    held = connection.exec_driver_sql(_closing(driver.mark), closing).all()
     if not held:
         return
-    values: dict[str, Any] = {}
-    for i, hold in enumerate(sorted(held, key=lambda hold: (hold.subject, hold.name, hold.period))):
-        values |= {
-            f"s{i}": hold.subject,
-            f"n{i}": hold.name,
-            f"w{i}": hold.period,
-            f"t{i}": hold.starts_at,
-            f"d{i}": hold.dimension,
-            f"u{i}": used.get(Dimension(hold.dimension), 0),
-            f"a{i}": hold.amount,
-        }
-    connection.execute(_statement(_SETTLE, len(held)), values)
+    values: list[Any] = []
+    for subject, name, period, starts_at, dimension, amount in sorted(held, key=lambda hold: tuple(hold)[:3]):
+        values += (subject, name, period, starts_at, dimension, used.get(Dimension(dimension), 0), amount)
+    connection.exec_driver_sql(_statement(_SETTLE, driver.mark, len(held)), tuple(values))
 
 
 def give_back(connection: Connection, request_id: uuid.UUID, at: datetime) -> None:
@@ -156,16 +165,10 @@ def notice_once(connection: Connection, refused: Need, at: datetime) -> bool:
         "starts_at": refused.starts_at,
     }
     # A limit smaller than a single request has no counter yet.
-    values = {
-        "s0": limit.subject,
-        "n0": limit.name,
-        "w0": limit.window.value,
-        "t0": refused.starts_at,
-        "d0": limit.dimension.value,
-        "u0": 0,
-        "a0": 0,
-    }
-    connection.execute(_statement(_SETTLE, 1), values)
+    driver = _DRIVERS[connection.dialect.name]
+    moment = driver.moment(refused.starts_at)
+    values = (limit.subject, limit.name, limit.window.value, moment, limit.dimension.value, 0, 0)
+    connection.exec_driver_sql(_statement(_SETTLE, driver.mark, 1), values)
     where = [counter.c[column] == value for column, value in key.items()]
     done = connection.execute(update(LimitCounter).where(*where, counter.c.noticed_at.is_(None)).values(noticed_at=at))
     return done.rowcount == 1

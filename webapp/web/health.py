@@ -5,11 +5,9 @@ from __future__ import annotations
 from flask import Blueprint, jsonify
 from flask.typing import ResponseReturnValue
 
-from webapp.extensions import limiter
 from webapp.services import health
 
 blueprint = Blueprint("health", __name__)
-limiter.exempt(blueprint)
 
 
 @blueprint.get("/health")
