@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import http.client
 import json
 import os
 import shlex
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from webapp.settings import Settings
 
 READY_TIMEOUT_S = 30.0
+WORKER_TIMEOUT_S = 15.0
 OWN_LOCK, CHILDRENS_LOCK = "up.lock", "processes.lock"
 
 WEB_FIRST, THEN_CRON, THEN_WORKERS, QUEUE_LAST = range(4)
@@ -92,7 +94,24 @@ def _became_ready(settings: Settings, supervisor: Supervisor, web: Child, *other
         supervisor.console.report(f"no answer yet after {READY_TIMEOUT_S:g} s; see the lines above. Still trying.")
     for child in others:
         supervisor.start(child)
-    return supervisor.until(lambda: _web_answers(settings))
+    if not supervisor.until(lambda: _web_answers(settings)):
+        return False
+    # Whoever does at once what the greeting proposes shall be answered. It is not worth more than a moment's wait.
+    supervisor.until(lambda: _worker_is_there(settings), WORKER_TIMEOUT_S)
+    return not (supervisor.signals or supervisor.setup_fault())
+
+
+def _worker_is_there(settings: Settings) -> bool:
+    """Whether the web server knows of a worker."""
+    connection = http.client.HTTPConnection(*processes.local_address(settings), timeout=_PROBE_TIMEOUT_S)
+    try:
+        connection.request("GET", "/health")
+        checks = json.load(connection.getresponse())["checks"]
+        return any(check["name"] == "queue" and check["ok"] for check in checks)
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        return False
+    finally:
+        connection.close()
 
 
 def _children(settings: Settings) -> list[Child]:
