@@ -186,7 +186,13 @@ def waiting_redis() -> redis.Redis:
 
 def engine_options(settings: Settings) -> dict[str, Any]:
     """Sizes of the connection pool. Transactions are short, so many threads share few connections."""
-    options: dict[str, Any] = {"pool_size": 16, "max_overflow": 16, "pool_timeout": 30}
+    options: dict[str, Any] = {
+        "pool_size": 16,
+        "max_overflow": 16,
+        "pool_timeout": 30,
+        # Or an error would print what people wrote.
+        "hide_parameters": True,
+    }
     if not settings.effective_database_url.startswith("sqlite"):
         options["pool_pre_ping"] = True
     return options

@@ -27,6 +27,13 @@ ENV_FILE = ".env"
 CORE_SECRETS = frozenset({"SECRET_KEY", "DATABASE_URL", "REDIS_URL", "SWITCHHOOK_ADMIN_PASSWORD"})
 
 
+_FAULTS = {
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_parsing": "must be a number",
+}
+
+
 class Settings(BaseSettings):
     """The core's settings; immutable once read."""
 
@@ -275,13 +282,24 @@ class Settings(BaseSettings):
         """Whether people reach this installation by HTTPS."""
         return self.public_url.startswith("https://")
 
+    def make_data_dir(self) -> None:
+        """Make the data directory, closed to other users of the machine: what people wrote is in it. One that is there
+        already keeps its mode. `SetupError` if it cannot be made."""
+        try:
+            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as exc:
+            raise SetupError(
+                f"The data directory {self.data_dir} cannot be used ({exc.strerror}): make it writable, or name another "
+                "one in SWITCHHOOK_DATA_DIR."
+            ) from exc
+
     def load_secret_key(self) -> str:
         """The key that signs sessions, made and stored (mode 0600) at the first call if none is set."""
         if given := self.secret_key.get_secret_value():
             return given
         path = self.data_dir / "secret_key"
+        self.make_data_dir()
         try:
-            self.data_dir.mkdir(parents=True, exist_ok=True)
             # Written whole under another name and linked: of two processes that start together one wins, both read the same.
             temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
             if not path.exists():
@@ -313,6 +331,7 @@ def read_settings(**overrides: object) -> Settings:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as exc:
         faults = "; ".join(
-            f"{fault['loc'][0]}: {fault['msg'].removeprefix('Value error, ')}" for fault in exc.errors(include_url=False)
+            f"{fault['loc'][0]}: {_FAULTS.get(fault['type']) or fault['msg'].removeprefix('Value error, ')}"
+            for fault in exc.errors(include_url=False)
         )
         raise SetupError(f"Wrong setting: {faults}.") from exc

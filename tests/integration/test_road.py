@@ -138,7 +138,7 @@ def test_the_eleventh_message_of_a_free_person_is_refused_once_in_words(app: Fla
     assert states == [RequestStatus.COMPLETED] * 10 + [RequestStatus.REJECTED] * 4
     notices = [d for d in sent() if d.kind == "notice"]
     assert len(notices) == 1
-    assert "10 messages for this month" in notices[0].body
+    assert "10 messages of this month" in notices[0].body
     assert "(UTC)" in notices[0].body
     assert_books_balance()
     assert books().counters["requests"] == 10
@@ -153,7 +153,7 @@ def test_the_page_hears_of_every_refusal(app: Flask) -> None:
         with pytest.raises(LimitReached) as refused:
             admit(Intake(medium="web", text="two", person_id=person))
         assert refused.value.limit == "messages"
-        assert "starts again" in refused.value.message
+        assert "You get new" in refused.value.message
     assert [r.status for r in requests()] == ["queued", "rejected", "rejected"]
 
 

@@ -230,11 +230,16 @@ def test_a_program_sends_a_message_with_its_token(client: FlaskClient, twilio: F
 
 
 def test_sending_needs_a_token_with_the_scope(client: FlaskClient, twilio: FakeTwilio) -> None:
-    for headers in ({"Authorization": f"Bearer {token('read')}"}, {"Authorization": "Bearer nonsense"}):
+    for value in (f"Bearer {token('read')}", "Bearer nonsense", "Basic YTpi", "", None):
+        headers = {} if value is None else {"Authorization": value}
         assert client.post("/sms/send", json={"to": ALICE, "body": "x"}, headers=headers).status_code == 401
-    assert client.post("/sms/send", json={"to": ALICE, "body": "x"}).status_code == 400  # no CSRF token
     run_jobs()
     assert twilio.sent == []
+
+
+def test_json_that_is_nested_without_end_is_refused(client: FlaskClient, twilio: FakeTwilio) -> None:
+    headers = {"Authorization": f"Bearer {token('sms')}", "Content-Type": "application/json"}
+    assert client.post("/sms/send", data="[" * 100_000, headers=headers).status_code == 400
 
 
 @pytest.mark.parametrize(

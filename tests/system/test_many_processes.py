@@ -137,9 +137,9 @@ def test_of_100_messages_at_once_a_free_person_gets_10_answers_and_one_notice(
     assert count(RequestStatus.COMPLETED) == 10
     assert count(RequestStatus.REJECTED) == 90
     assert len(openai.calls) == 10
-    notices = [m["body"] for m in twilio.sent if "10 messages for this month" in m["body"]]
+    notices = [m["body"] for m in twilio.sent if "10 messages of this month" in m["body"]]
     assert len(notices) == 1
-    assert "starts again on" in notices[0]
+    assert "You get new ones on" in notices[0]
     assert len(twilio.sent) == 11
     assert_books_balance()
     assert books().counters["requests"] == 10
@@ -157,9 +157,9 @@ def test_of_30_chat_messages_at_once_each_that_is_refused_says_so(product: Produ
 
         with ThreadPoolExecutor(15) as pool:
             answers = list(pool.map(say, range(30)))
-    refused = [a for a in answers if "10 messages for this month" in a.text]
+    refused = [a for a in answers if "10 messages of this month" in a.text]
     assert len(refused) == 20
-    assert all("starts again on" in a.text for a in refused)
+    assert all("You get new ones on" in a.text for a in refused)
     product.wait_until(all_ended(30), "all requests ended")
     assert len(openai.calls) == 10
     assert_books_balance()

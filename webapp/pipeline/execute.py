@@ -20,12 +20,14 @@ from sqlalchemy import bindparam, select, update
 
 from webapp.contracts.calls import Role, Text, TextCall, Turn, Usage
 from webapp.contracts.errors import MalformedAnswer, ProviderError, TimedOut
+from webapp.contracts.segments import economical, fit
 from webapp.contracts.sorting import Sorting
 from webapp.contracts.texts import clean
 from webapp.extensions import current_settings, now, reading, table_of, writing
 from webapp.models import Request, RequestStatus
 from webapp.models.columns import new_id
 from webapp.pipeline import lease, words
+from webapp.pipeline.plain import plain_text
 from webapp.pipeline.settle import Ending, Used, settle
 from webapp.pipeline.stream import Publisher
 from webapp.registry import current_registry
@@ -54,6 +56,7 @@ class Claimed:
     max_input_tokens: int
     max_output_tokens: int
     attempt: int
+    reply_channel: str | None
 
 
 _table = table_of(Request)
@@ -75,6 +78,7 @@ _claim = (
         _table.c.max_input_tokens,
         _table.c.max_output_tokens,
         _table.c.attempts,
+        _table.c.reply_channel,
     )
 )
 
@@ -149,6 +153,7 @@ def run(taken: Claimed) -> Iterator[str]:
         ending = replace(
             ending,
             used=used,
+            reply_text=_as_message(taken, ending.answer),
             category=sorting.category if sorting else None,
             complexity=sorting.complexity if sorting else None,
             started_at=taken.started_at,
@@ -158,6 +163,14 @@ def run(taken: Claimed) -> Iterator[str]:
                 publisher.end(ending.status)
         finally:
             lease.end(taken.claim)
+
+
+def _as_message(taken: Claimed, answer: str | None) -> str:
+    """The answer as its channel sends it: without Markdown, in as few segments as it can, not longer than one send takes."""
+    channel = current_registry().channels.get(taken.reply_channel or "")
+    if channel is None or not answer:
+        return ""
+    return fit(economical(plain_text(answer)), channel.max_chars)
 
 
 def _ended(text: str, usage: Usage | None, *, stopped: bool) -> Ending:

@@ -16,7 +16,6 @@ from webapp import queues
 from webapp.contracts.channels import DeliveryStatus
 from webapp.contracts.events import RequestEvent
 from webapp.contracts.limits import Dimension
-from webapp.contracts.segments import economical, fit
 from webapp.extensions import now, queue_redis, table_of, writing
 from webapp.models import (
     Attempt,
@@ -62,11 +61,15 @@ class Used:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a request ended. `detail` is for the operator's error log, never shown to the person."""
+    """How a request ended. `detail` is for the operator's error log, never shown to the person.
+
+    `reply_text` is the answer as a message, for a request that came as one; made before the transaction, which is kept short.
+    """
 
     status: RequestStatus
     used: Used
     answer: str | None = None
+    reply_text: str = ""
     finish: str = ""
     category: str | None = None
     complexity: float | None = None
@@ -288,7 +291,7 @@ def _answer(connection: Connection, request_id: uuid.UUID, row: Any, ending: End
         return None
     channel = current_registry().channels.get(row.reply_channel)
     answer = ending.answer if ending.status is RequestStatus.COMPLETED else None
-    body = fit(economical(answer), channel.max_chars if channel else 1600) if answer else words.failed(ending.error_code)
+    body = (ending.reply_text or answer) if answer else words.failed(ending.error_code)
     delivery_id = new_id()
     connection.execute(
         insert(Delivery),

@@ -37,16 +37,15 @@ def limit_reached(need: Need) -> str:
     """Which limit refused a request, and when it resets, in the organization's time zone."""
     limit = need.limit
     when = _moment(need.resets_at, need.time_zone)
-    if limit.dimension is Dimension.COST:
-        what = f"your plan's {format_microusd(limit.maximum)} for this {limit.window.value}"
-    else:
-        label = limit.label.removesuffix("s") if limit.maximum == 1 else limit.label
-        what = f"your plan's {limit.maximum:,} {label} for this {limit.window.value}"
+    label = limit.label.removesuffix("s") if limit.maximum == 1 else limit.label
+    amount = format_microusd(limit.maximum) if limit.dimension is Dimension.COST else f"{limit.maximum:,} {label}"
+    what = f"{amount} of this {limit.window.value}"
     if need.amount > limit.maximum:
-        return f"This message needs more than {what}. Send a shorter one."
+        return f"This message alone needs more than your {what}. Send a shorter one."
     if limit.dimension is Dimension.REQUESTS:
-        return f"You have used {what}. It starts again on {when}."
-    return f"There is not enough left of {what} for this message. It starts again on {when}."
+        used = f"your {what}" if limit.maximum == 1 else f"all {what}"
+        return f"You have used {used}. You get new ones on {when}."
+    return f"There is not enough left of your {what} for this message. You get new ones on {when}."
 
 
 def _moment(moment: datetime, time_zone: str) -> str:

@@ -68,7 +68,7 @@ def answers(provider: TextProvider) -> bool:
         with http.call_limits(timeout_s=PROBE_TIMEOUT_S, silence_s=PROBE_TIMEOUT_S):
             ok = provider.check(http.client()).ok
         if known is None or known.ok != ok:
-            log.info("%s %s", provider.label, "answers and will be used" if ok else "does not answer")
+            log.debug("%s %s", provider.label, "answers and will be used" if ok else "does not answer")
         _probes[provider.name] = _Probe(time.monotonic(), ok)
     return ok
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 import uuid
 from collections.abc import Sequence
@@ -20,12 +21,16 @@ from webapp.models import ApiToken, AuditEntry, Identity, Organization, Person, 
 from webapp.services import passwords
 
 ADMIN_PLAN = "enterprise"
+# Stricter than the library, which ignores what it does not understand at the end.
+_PHONE = re.compile(r"\+[0-9][0-9 ()./-]{4,30}")
 TOKEN_PREFIX = "sh_"  # noqa: S105  (a mark, not a secret)
 SCOPES = ("chat", "read", "write", "admin", "sms")
 
 
 def normal_phone(text: str) -> str:
     """A phone number in E.164. `BadInput` unless it is one, written with its country code."""
+    if not _PHONE.fullmatch(text.strip()):
+        raise BadInput("phone", "A phone number is written with its country code, such as +15005550006, and nothing else.")
     try:
         number = phonenumbers.parse(text.strip(), None)
     except phonenumbers.NumberParseException as exc:
@@ -60,7 +65,7 @@ def add(
     email = normal_email(email) if email else None
     phone = normal_phone(phone) if phone else None
     if password is not None and not passwords.MIN_CHARS <= len(password) <= passwords.MAX_CHARS:
-        raise BadInput("password", f"A password has {passwords.MIN_CHARS} to {passwords.MAX_CHARS} characters.")
+        raise BadInput("password", f"A password needs {passwords.MIN_CHARS} to {passwords.MAX_CHARS} characters.")
     if email and session.scalar(select(Person.id).where(Person.email == email)):
         raise Conflict(f"There is a person with the e-mail {email} already.")
     if phone:
@@ -116,7 +121,7 @@ def find(session: Session, who: str) -> Person:
 
 def sign_in(email: str, password: str) -> Person | None:
     """The active person with this e-mail and password, or None: it does not tell which of them was wrong."""
-    person = db.session.scalar(select(Person).where(Person.email == email.strip().lower()))
+    person = db.session.scalar(select(Person).where(Person.email == clean(email).strip().lower()))
     right = passwords.matches(person.password_hash if person else None, password)
     return person if right and person is not None and person.active else None
 
@@ -124,7 +129,7 @@ def sign_in(email: str, password: str) -> Person | None:
 def set_password(person_id: uuid.UUID, password: str, actor: str) -> None:
     """Give a person a new password and end all their sessions."""
     if not passwords.MIN_CHARS <= len(password) <= passwords.MAX_CHARS:
-        raise BadInput("password", f"A password has {passwords.MIN_CHARS} to {passwords.MAX_CHARS} characters.")
+        raise BadInput("password", f"A password needs {passwords.MIN_CHARS} to {passwords.MAX_CHARS} characters.")
     digest = passwords.hash_password(password)
     with writing_session() as session:
         session.execute(update(Person).where(Person.id == person_id).values(password_hash=digest, session_key=uuid.uuid4().hex))
