@@ -16,7 +16,7 @@ from flask_login import LoginManager
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from flask_wtf import CSRFProtect
-from sqlalchemy import Connection, Dialect, Engine, MetaData, Table, event
+from sqlalchemy import Connection, Dialect, Engine, ExceptionContext, MetaData, Table, event
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.types import DateTime, TypeDecorator
@@ -96,6 +96,7 @@ def tune_engine(engine: Engine) -> None:
     soon as another has written in between, whatever the time-out.
     """
     if engine.dialect.name != "sqlite":
+        event.listen(engine, "handle_error", _without_details)
         return
 
     @event.listens_for(engine, "connect")
@@ -130,6 +131,17 @@ def without_foreign_keys(connection: Connection) -> Iterator[None]:
 # SQLite lets one writer in at a time and makes the others poll, unfairly; a lock in the process queues them instead
 # (p99 of a webhook at 32 connections: 63 ms instead of 711).
 _one_writer = threading.Lock()
+
+
+def _without_details(context: ExceptionContext) -> None:
+    """Take PostgreSQL's DETAIL out of an error before it is logged: it quotes the row, and so what people wrote."""
+    cause: Any = context.original_exception
+    primary = getattr(getattr(cause, "diag", None), "message_primary", None)
+    if primary is None:
+        return
+    cause.args = (primary,)
+    if context.sqlalchemy_exception is not None:
+        context.sqlalchemy_exception.args = (f"({type(cause).__name__}) {primary}",)
 
 
 @contextmanager
