@@ -231,7 +231,9 @@ def bind(app: Flask, settings: Settings) -> None:
         ) from exc
     except ModuleNotFoundError as exc:
         if exc.name != "psycopg":
-            raise
+            raise SetupError(
+                "DATABASE_URL names a database that is not supported: Switchhook runs on SQLite and PostgreSQL."
+            ) from exc
         raise SetupError("PostgreSQL needs its driver: install Switchhook as `switchhook[postgres]`.") from exc
     migrate.init_app(app, db, compare_type=True, render_as_batch=True)
     login.init_app(app)

@@ -12,26 +12,22 @@ from webapp.settings import Settings
 _NUMBER = re.compile(r"\+\d{6,15}\b")
 
 
-class MaskNumbers(logging.Filter):
-    """Hides phone numbers in whatever is logged, by whomever: a library's line is masked as well as ours."""
+class MaskingFormatter(logging.Formatter):
+    """Hides phone numbers in whatever is logged, by whomever, tracebacks included."""
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        if "+" in text and _NUMBER.search(text):
-            record.msg = _NUMBER.sub(lambda found: mask_address(found.group()), text)
-            record.args = ()
-        return True
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return _NUMBER.sub(lambda found: mask_address(found.group()), text) if "+" in text else text
 
 
 def configure(settings: Settings) -> None:
     """Set up the root logger once per process; a second application in it changes only the level."""
     root = logging.getLogger()
     root.setLevel(settings.log_level)
-    if any(isinstance(f, MaskNumbers) for handler in root.handlers for f in handler.filters):
+    if any(isinstance(handler.formatter, MaskingFormatter) for handler in root.handlers):
         return
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    handler.addFilter(MaskNumbers())
+    handler.setFormatter(MaskingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root.addHandler(handler)
     for chatty in ("httpx", "urllib3", "rq", "alembic.runtime.migration", "flask-limiter"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -23,6 +23,7 @@ from webapp.contracts.calls import TextProvider
 from webapp.contracts.channels import Channel
 from webapp.contracts.limits import QuotaPolicy
 from webapp.contracts.sorting import Categorizer
+from webapp.contracts.texts import frames
 from webapp.plugin import CONTRACT_VERSION
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ def each(hook: pluggy.HookCaller, **values: Any) -> Iterator[tuple[str, Any]]:
     for impl in reversed(hook.get_hookimpls()):
         try:
             yield impl.plugin_name, impl.function(*(values[name] for name in impl.argnames))
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:
             yield impl.plugin_name, exc
 
 
@@ -103,8 +104,8 @@ class Registry:
     def emit(self, event_hook: str, event: object) -> None:
         """Tell every listener; one that fails is logged and harms nothing."""
         for name, answer in each(getattr(self._manager.hook, event_hook), event=event):
-            if isinstance(answer, Exception):
-                log.error("plugin %s failed in %s", name, event_hook, exc_info=answer)
+            if isinstance(answer, BaseException):
+                log.error("plugin %s failed in %s: %s\n%s", name, event_hook, type(answer).__name__, frames(answer))
 
     def fault(self, given_name: str, error: str) -> None:
         """Note that something a plugin gave does not work, on that plugin's record."""
@@ -180,6 +181,8 @@ class Registry:
                 name = getattr(item, "name", None)
                 if not isinstance(name, str) or not _NAME.match(name):
                     raise PluginFault(f"{kind}: the name {name!r} must be lower-case letters, digits, - and _")
+                if isinstance(item, TextProvider) and (fault := _provider_fault(item)):
+                    raise PluginFault(f"{kind}: the provider {name} {fault}")
                 taken = name in self._shelf(kind) or any(k == kind and i.name == name for k, i in given)
                 if taken:
                     raise PluginFault(f"{kind}: the name {name!r} is taken already")
@@ -222,6 +225,15 @@ def _check_contract(plugin: object) -> None:
         raise PluginFault(
             f"it is written for contract version {wanted}, this is version {CONTRACT_VERSION}: install a fitting release"
         )
+
+
+def _provider_fault(provider: TextProvider) -> str:
+    """What is wrong with a provider's attributes, '' if nothing is."""
+    for attribute, kind in (("preference", int), ("default_model", str), ("price_as", str), ("label", str)):
+        value = getattr(provider, attribute, None)
+        if not isinstance(value, kind):
+            return f"has {attribute} {value!r}, which is no {kind.__name__}"
+    return ""
 
 
 def current_registry() -> Registry:

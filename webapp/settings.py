@@ -22,16 +22,10 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from webapp.contracts.errors import SetupError
+from webapp.settings_faults import in_words
 
 ENV_FILE = ".env"
 CORE_SECRETS = frozenset({"SECRET_KEY", "DATABASE_URL", "REDIS_URL", "SWITCHHOOK_ADMIN_PASSWORD"})
-
-
-_FAULTS = {
-    "int_parsing": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "float_parsing": "must be a number",
-}
 
 
 class Settings(BaseSettings):
@@ -330,8 +324,5 @@ def read_settings(**overrides: object) -> Settings:
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as exc:
-        faults = "; ".join(
-            f"{fault['loc'][0]}: {_FAULTS.get(fault['type']) or fault['msg'].removeprefix('Value error, ')}"
-            for fault in exc.errors(include_url=False)
-        )
+        faults = "; ".join(f"{fault['loc'][0]}: {in_words(fault)}" for fault in exc.errors(include_url=False))
         raise SetupError(f"Wrong setting: {faults}.") from exc

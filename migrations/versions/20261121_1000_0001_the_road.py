@@ -183,6 +183,7 @@ def upgrade() -> None:
         sa.Column("cost_microusd", sa.BigInteger(), nullable=False),
         sa.Column("max_input_tokens", sa.Integer(), nullable=False),
         sa.Column("max_output_tokens", sa.Integer(), nullable=False),
+        sa.Column("held_microusd", sa.BigInteger(), nullable=False),
         sa.Column("queue", sa.String(length=40), nullable=False),
         sa.Column("priority", sa.Integer(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),

@@ -35,15 +35,16 @@ def greet(name: str) -> str:
 ```"""
 _TABLE = """A table looks like this:
 
-| plan | messages a day |
-|---|---|
-| small | 20 |
-| large | 200 |"""
+| | tea | coffee |
+|---|---|---|
+| caffeine in a cup | about 45 mg | about 95 mg |
+| time to brew | 3 to 5 minutes | 4 minutes |
+| water | 70 to 100 °C | 92 to 96 °C |"""
 _LIST = """A list looks like this:
 
 1. Ask a question.
 2. Read the answer as it comes.
-3. See under Usage what it cost: nothing, here."""
+3. See in Settings what you have used."""
 _ANYTHING = """A model would answer here. Until there is one, try:
 
 - *reverse a list in Python*

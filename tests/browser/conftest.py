@@ -129,7 +129,7 @@ def signed_in(live: Live, context: BrowserContext, page: Page) -> Callable[..., 
         page.get_by_label("E-mail").fill(email)
         page.get_by_label("Password").fill(ADMIN_PASSWORD if email == ADMIN else PASSWORD)
         page.get_by_role("button", name="Sign in").click()
-        page.get_by_role("button", name="Sign out").wait_for()
+        page.get_by_role("button", name="Sign out", exact=True).wait_for()
         return page
 
     return open_as

@@ -10,7 +10,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 from tests.browser.conftest import Live, Watched
 from tests.integration.web_support import ALICE, PASSWORD
 from webapp.pipeline.stream import Publisher
-from webapp.web import chat
+from webapp.web import chat, streams
 
 SLOW = pytest.mark.parametrize("live", [60], indirect=True)
 Open = Callable[..., Page]
@@ -48,6 +48,7 @@ def test_stop_keeps_what_was_written(live: Live, signed_in: Open, quiet: Watched
     expect(page.locator("[data-text]")).to_contain_text("This is the")
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_text("Stopped")).to_be_visible()
+    expect(page.get_by_label("Your message")).to_be_focused()
     expect(page.locator(".answer")).to_contain_text("This is the")
     assert live.newest_request().status == "cancelled"
 
@@ -145,7 +146,7 @@ def test_a_full_limit_is_told_and_what_was_written_is_kept(live: Live, signed_in
     send(page, "the first")
     expect(page.locator(".answer")).to_have_count(1)
     send(page, "the second")
-    expect(page.locator(".notice.warn")).to_contain_text("You have used your plan's 1 message for this month.")
+    expect(page.locator(".notice.warn")).to_contain_text("of this month")
     expect(page.locator(".bubble.mine")).to_have_count(2)
     expect(page.get_by_label("Your message")).to_have_value("")
 
@@ -208,3 +209,50 @@ def test_it_works_without_scripts(live: Live, new_context: Callable[..., Browser
         # The driver switches scripts off without switching `noscript` on, and with it the page's own reloading.
         page.reload()
     expect(page.locator(".answer table")).to_be_visible()
+
+
+def test_a_reader_for_whom_no_stream_is_free_gets_the_answer_all_the_same(
+    live: Live, signed_in: Open, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "PER_PERSON", 0)
+    refused: list[int] = []
+    page.on("response", lambda got: refused.append(got.status) if got.url.endswith("/events") else None)
+    signed_in()
+    live.rest()
+    with page.expect_response("**/events"):
+        send(page, "show me a table")
+    live.work()
+    expect(page.locator(".answer table")).to_be_visible()
+    assert set(refused) == {503}
+
+
+def test_after_signing_in_again_elsewhere_what_was_typed_survives_the_reload(
+    live: Live, signed_in: Open, context: BrowserContext, page: Page
+) -> None:
+    signed_in()
+    other = context.new_page()
+    other.goto(live.address)
+    other.get_by_role("button", name="Sign out", exact=True).click()
+    page.get_by_label("Your message").fill("do not lose me")
+    page.keyboard.press("Enter")
+    expect(page.locator("#notices")).to_contain_text("Nothing was sent.")
+    expect(page.get_by_text("What can I help with?")).to_be_visible()
+    page.locator("#notices").get_by_role("link", name="Sign in").click()
+    page.get_by_label("E-mail").fill(ALICE)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_label("Your message")).to_have_value("do not lose me")
+    other.goto(f"{live.address}/settings")
+    other.get_by_role("button", name="Sign out", exact=True).click()
+    other.get_by_label("E-mail").fill(ALICE)
+    other.get_by_label("Password").fill(PASSWORD)
+    other.get_by_role("button", name="Sign in").click()
+    other.get_by_role("button", name="Sign out", exact=True).wait_for()
+    page.keyboard.press("Enter")
+    page.locator("#notices").get_by_role("link", name="Reload").click()
+    expect(page.locator("#notices")).to_be_empty()
+    expect(page.get_by_label("Your message")).to_have_value("do not lose me")
+    page.get_by_label("Your message").press("Enter")
+    expect(page.locator(".bubble.mine")).to_contain_text("do not lose me")
+    page.reload()
+    expect(page.get_by_label("Your message")).to_have_value("")

@@ -113,3 +113,31 @@ def test_a_text_makes_its_round_in_the_simulator(
     expect(page.locator("#panel[hx-get]")).to_have_count(0)
     page.get_by_role("button", name="STOP").click()
     expect(page.get_by_text("opted out by")).to_be_visible()
+
+
+def test_the_simulator_s_field_is_on_a_small_laptop_s_screen(live: Live, signed_in: Callable[..., Page], page: Page) -> None:
+    page.set_viewport_size({"width": 1280, "height": 720})
+    signed_in(ADMIN)
+    page.goto(f"{live.address}/dashboard/simulator")
+    for n in range(8):
+        page.get_by_label("Text message").fill(f"show me a table {n}")
+        page.keyboard.press("Enter")
+        page.locator(".sms.mine", has_text=f"table {n}").wait_for()
+    page.goto(f"{live.address}/dashboard/simulator")
+    field = page.get_by_label("Text message").bounding_box()
+    assert field is not None
+    assert field["y"] + field["height"] <= 720
+    # The page ends where its content does.
+    below = page.evaluate(
+        "() => document.documentElement.scrollHeight - document.querySelector('main').getBoundingClientRect().bottom - scrollY"
+    )
+    assert below <= 1
+
+
+def test_the_smallest_phone_has_the_menu_on_one_line(live: Live, signed_in: Callable[..., Page], page: Page) -> None:
+    page.set_viewport_size({"width": 320, "height": 640})
+    signed_in(ADMIN)
+    assert too_wide(page) == 0
+    box = page.get_by_role("button", name="Sign out", exact=True).bounding_box()
+    assert box is not None
+    assert box["height"] < 40

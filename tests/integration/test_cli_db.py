@@ -11,6 +11,8 @@ from sqlalchemy import text
 
 from tests.integration.cli_support import Operator, fresh_operator, operator
 from webapp import resources
+from webapp.cli import context
+from webapp.contracts.errors import SetupError
 from webapp.services import setup
 
 __all__ = ["fresh_operator", "operator"]
@@ -63,3 +65,16 @@ def test_a_revision_cannot_be_made_in_an_installed_release(
     result = operator("db", "revision", "anything")
     assert result.exit_code == 2
     assert "checkout" in result.stderr
+
+
+def test_an_installation_whose_only_administrator_became_a_member_says_how_to_make_one(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with operator.database() as connection:
+        connection.execute(text("UPDATE person SET role='member'"))
+    monkeypatch.setenv("SWITCHHOOK_ADMIN_EMAIL", "admin@example.com")
+    with context.application(), pytest.raises(SetupError) as caught:
+        setup.prepare()
+    assert "`switchhook admin create --email admin@example.com`" in caught.value.message
+    operator.ok("admin", "create", "--email", "admin@example.com")
+    assert operator.rows("SELECT role FROM person") == [("admin",)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,7 @@ def test_every_wrong_setting_is_named_with_its_cure(operator: Operator, monkeypa
         ("DATABASE_URL", "mysql://u:pw-not-shown@h/d", "settings/DATABASE_URL"),
         ("REDIS_URL", "amqp://u:pw-not-shown@h", "settings/REDIS_URL"),
         ("DATABASE_URL", "postgresql://u:pw-not-shown@127.0.0.1:9/d", "database/database"),
+        ("DATABASE_URL", "sqlite:////nowhere/at/all.db", "database/database"),
         ("SWITCHHOOK_DEFAULT_PLAN", "gold", "database/default plan"),
         ("SWITCHHOOK_CHAT_MODEL", "nobody/x", "providers/chat"),
     ],
@@ -126,6 +128,82 @@ def test_what_keeps_it_from_working_is_a_fault_with_a_cure(
     assert found[where]["level"] == "fault"
     assert uncured(found) == []
     assert "pw-not-shown" not in result.output
+
+
+def test_a_database_that_is_not_supported_is_told_from_one_whose_driver_is_missing(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "mysql://u:p@h/d")
+    found = examined(operator, code=1)["settings/DATABASE_URL"]
+    assert found["detail"] == "mysql is not supported: Switchhook runs on SQLite and PostgreSQL"
+
+
+def test_a_file_that_cannot_be_opened_is_not_told_to_be_started(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "sqlite:////nowhere/at/all.db")
+    found = examined(operator, code=1)["database/database"]
+    assert found["detail"] == "cannot be opened (unable to open database file)"
+    assert "readable and writable" in found["cure"]
+    assert "DATABASE_URL" in found["cure"]
+    assert "tart it" not in found["cure"]
+
+
+def test_a_look_at_an_empty_directory_makes_nothing_there(
+    fresh_operator: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SWITCHHOOK_DATA_DIR")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    examined(fresh_operator, code=1)  # a Redis without a worker
+    fresh_operator.ok("plugin", "list")
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("SWITCHHOOK_PORT", "eighty", "must be a whole number"),
+        ("SWITCHHOOK_PORT", "0", "must be at least 1"),
+        ("SWITCHHOOK_PORT", "70000", "must be at most 65535"),
+        ("SWITCHHOOK_LEASE_S", "long", "must be a number"),
+        ("SWITCHHOOK_SMS_REGISTRATION", "maybe", "must be 'open', 'invite' or 'closed'"),
+        ("SWITCHHOOK_TIME_ZONE", "Moon", "must be an IANA time zone such as Europe/Berlin"),
+    ],
+)
+def test_what_is_wrong_with_a_setting_is_said_in_plain_words(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert examined(operator, code=1)[f"settings/{name}"]["detail"] == said
+
+
+def test_a_misspelled_variable_is_warned_about_with_the_name_it_resembles(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWITCHHOOK_WORKER_JOB", "3")
+    (operator.folder / ".env").write_text("SWITCHHOOK_DEMO_DELAY=3\nSWITCHHOOK_XYZZY_QUUX=1\nMY_OWN=1\n")
+    with operator.worker():
+        found = {name: f for name, f in examined(operator).items() if "nothing reads" in f["detail"]}
+    assert {name: f["level"] for name, f in found.items()} == {
+        "settings/SWITCHHOOK_DEMO_DELAY": "warning",
+        "settings/SWITCHHOOK_WORKER_JOB": "warning",
+        "settings/SWITCHHOOK_XYZZY_QUUX": "warning",
+    }
+    assert "SWITCHHOOK_DEMO_DELAY_MS" in found["settings/SWITCHHOOK_DEMO_DELAY"]["cure"]
+    assert "SWITCHHOOK_WORKER_JOBS" in found["settings/SWITCHHOOK_WORKER_JOB"]["cure"]
+    assert "docs/settings.md" in found["settings/SWITCHHOOK_XYZZY_QUUX"]["cure"]
+
+
+def test_a_vendor_that_somebody_began_to_set_up_is_what_the_hint_for_real_answers_is_about(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", "notaurl")
+    with operator.worker():
+        found = examined(operator)
+    assert found["providers/openai"]["level"] == "warning"
+    assert "Correct it" in found["providers/openai"]["cure"]
+    assert "OPENAI_BASE_URL is not an http or https address" in found["providers/chat"]["cure"]
 
 
 def test_a_data_directory_that_cannot_be_written_is_a_fault(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,6 +233,25 @@ def test_a_public_address_that_endangers_sign_ins_is_warned_about(
     assert said in found["detail"]
 
 
+@pytest.mark.parametrize(
+    ("values", "warned"),
+    [
+        ({"SWITCHHOOK_HOST": "0.0.0.0"}, True),
+        ({"SWITCHHOOK_HOST": "0.0.0.0", "SWITCHHOOK_TRUSTED_PROXIES": "1"}, False),
+        ({"SWITCHHOOK_HOST": "127.0.0.1"}, False),
+    ],
+)
+def test_a_server_that_the_world_reaches_without_a_proxy_is_warned_about_slow_clients(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch, values: dict[str, str], warned: bool
+) -> None:
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    with operator.worker():
+        found = examined(operator)
+    assert ("settings/proxy" in found) is warned
+    assert not warned or "docs/operations.md" in found["settings/proxy"]["cure"]
+
+
 def test_a_weak_secret_key_is_warned_about_and_not_shown(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_KEY", "hunter22")
     result = operator("doctor", "--json")
@@ -179,6 +276,9 @@ def test_a_vendor_that_is_set_up_is_asked(operator: Operator, monkeypatch: pytes
     assert found["level"] == "fault"
     assert found["cure"]
     assert KEY not in ill.output
+    [chat] = [f for f in json.loads(ill.stdout)["findings"] if f["name"] == "chat"]
+    assert chat["level"] == "fault"
+    assert "openai" in chat["cure"]
 
 
 def test_an_ollama_that_was_only_looked_for_is_nobodys_fault_but_one_that_was_named_is(
@@ -266,3 +366,32 @@ def test_every_built_in_plugin_is_listed_with_what_it_gives(operator: Operator) 
 def test_the_list_of_plugins_needs_no_database(fresh_operator: Operator, tmp_path: Path) -> None:
     fresh_operator.ok("plugin", "list")
     assert not (tmp_path / "switchhook.db").exists()
+
+
+def test_a_worker_without_a_recent_sign_of_life_is_not_counted(operator: Operator, redis_url: str) -> None:
+    from datetime import timedelta
+
+    import redis
+    from rq.utils import utcformat
+
+    from webapp.extensions import now
+    from webapp.services import workers
+
+    with redis.Redis.from_url(redis_url) as client, operator.worker():
+        assert workers.alive(client) == 1
+        [key] = client.smembers("rq:workers")
+        dead = {"birth": utcformat(now()), "last_heartbeat": utcformat(now() - timedelta(seconds=40))}
+        client.hset("rq:worker:killed", mapping=dead)
+        client.sadd("rq:workers", "rq:worker:killed", "rq:worker:expired")
+        assert workers.alive(client) == 1
+        client.srem("rq:workers", key)
+        assert workers.alive(client) == 0
+
+
+def test_commands_in_hints_are_spelled_as_they_are_typed_here(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [".venv/bin/switchhook"])
+    page = operator("doctor").stdout
+    assert "Start one: `.venv/bin/switchhook worker` (`.venv/bin/switchhook up` runs one)." in page
+    assert "`switchhook " not in page
+    refused = operator("sms", "simulate", "--from", "+15005550006", "hello").stderr
+    assert "(or `.venv/bin/switchhook up`)" in refused

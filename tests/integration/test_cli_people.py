@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -199,7 +200,8 @@ def test_listeners_hear_of_people_whom_the_operator_makes(operator: Operator, mo
     assert (operator.folder / "heard").read_text() == f"{made['id']} operator"
 
 
-def test_a_command_on_a_database_that_was_never_made_says_how_to_make_it(fresh_operator: Operator) -> None:
+def test_a_command_on_a_database_that_is_empty_says_how_to_fill_it(fresh_operator: Operator) -> None:
+    (fresh_operator.folder / "switchhook.db").touch()
     result = fresh_operator("admin", "create", "--email", "ada@example.com")
     assert result.exit_code == 2
     assert "switchhook db upgrade" in result.stderr
@@ -225,3 +227,48 @@ def test_a_database_that_is_away_is_one_line_without_its_password(operator: Oper
     assert result.exit_code == 2
     assert "DATABASE_URL" in result.stderr
     assert "very-secret" not in result.output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("person", "list"),
+        ("admin", "create", "--email", "a@example.com"),
+        ("token", "list", "a@example.com"),
+        ("sms", "send", "--to", "+15005550006", "hello"),
+        ("sms", "simulate", "--from", "+15005550006", "hello"),
+    ],
+)
+def test_in_a_directory_without_an_installation_nothing_is_made(
+    fresh_operator: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.delenv("SWITCHHOOK_DATA_DIR")
+    result = fresh_operator(*command)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "switchhook: There is no Switchhook in ./instance: run this where you started it, or set SWITCHHOOK_DATA_DIR.\n"
+    )
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_database_file_that_is_not_there_is_named_by_its_setting(
+    fresh_operator: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/other.db")
+    result = fresh_operator("person", "list")
+    assert result.exit_code == 2
+    assert f"There is no database at {tmp_path}/other.db" in result.stderr
+    assert "DATABASE_URL" in result.stderr
+    assert not (tmp_path / "other.db").exists()
+
+
+def test_a_file_that_is_no_database_is_named_with_a_cure_that_fits_a_file(fresh_operator: Operator, tmp_path: Path) -> None:
+    (tmp_path / "switchhook.db").write_text("not a database " * 100)
+    result = fresh_operator("person", "list")
+    assert result.exit_code == 2
+    assert f"The database at {tmp_path}/switchhook.db cannot be used (file is not a database)" in result.stderr
+    assert "SWITCHHOOK_DATA_DIR" in result.stderr
+    assert "start it" not in result.stderr

@@ -123,13 +123,18 @@ def test_without_a_worker_nothing_is_stored_and_it_says_how_to_start(operator: O
     assert operator.rows("SELECT id FROM delivery") == []
 
 
-def test_an_operator_who_has_started_nothing_yet_is_told_to_start(
+def test_an_operator_who_is_in_the_wrong_directory_is_told_so(
     fresh_operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("REDIS_URL")
     result = fresh_operator("sms", "simulate", "--from", SENDER, "hello")
     assert result.exit_code == 2
-    assert "Switchhook is not running" in result.stderr
+    assert f"There is no Switchhook in {fresh_operator.folder}:" in result.stderr
+
+
+def test_a_message_without_a_text_is_refused_in_words_of_the_command_line(operator: Operator) -> None:
+    result = operator("sms", "send", "--to", SENDER, " ")
+    assert (result.exit_code, result.stderr) == (1, "switchhook: Write the message.\n")
 
 
 def test_a_reply_that_does_not_come_in_time_is_said_to_come_later(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:

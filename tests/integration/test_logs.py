@@ -16,7 +16,7 @@ from tests.fakes.server import Fault
 from tests.fakes.twilio import FakeTwilio
 from tests.support import run_jobs, text
 from webapp.extensions import writing
-from webapp.logs import MaskNumbers
+from webapp.logs import MaskingFormatter
 from webapp.models import Delivery
 
 ALICE = "+15005550123"
@@ -28,7 +28,7 @@ def log() -> Iterator[Callable[[], str]]:
     """Everything that is logged at any level, in the form in which the product writes it."""
     written = io.StringIO()
     handler = logging.StreamHandler(written)
-    handler.addFilter(MaskNumbers())
+    handler.setFormatter(MaskingFormatter())
     root = logging.getLogger()
     before = root.level
     root.addHandler(handler)

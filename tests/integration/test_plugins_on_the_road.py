@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -19,14 +19,18 @@ from webapp.pipeline import admit as admission
 from webapp.pipeline.cancel import cancel
 from webapp.plugin import (
     Categorizer,
+    Dimension,
     Limit,
+    ProviderError,
     QuotaPolicy,
     QuotaQuestion,
+    Rejected,
     Sorting,
     Text,
     TextCall,
     TextProvider,
     Usage,
+    Window,
     hookimpl,
 )
 from webapp.registry import current_registry
@@ -111,6 +115,10 @@ class Broken(TextProvider):
         return self.act(call)  # type: ignore[no-any-return]
 
 
+class Endless(ProviderError):
+    code = "x" * 300
+
+
 def gives(*pieces: Any) -> Any:
     def act(call: TextCall) -> Iterator[Any]:
         for piece in pieces:
@@ -130,6 +138,8 @@ BROKEN = {
     "a number as text": gives(Text(7)),  # type: ignore[arg-type]
     "its own exception": gives(Text("a"), KeyError("oops")),
     "an exit": gives(SystemExit(3)),
+    "an error that cannot be stored": gives(Text("a"), Rejected("x", detail="a\x00b\ud800")),
+    "an error with an endless code": gives(Text("a"), Endless("x")),
 }
 
 
@@ -232,3 +242,90 @@ def test_a_policy_that_fails_refuses_and_loses_nothing(app: Flask) -> None:
     assert (request.status, request.error_code) == (RequestStatus.REJECTED, "limits_unknown")
     assert [d.kind for d in sent()] == ["notice"]
     assert len(rows(select(ErrorLog))) == 1
+
+
+@pytest.mark.parametrize(
+    "opinion",
+    [
+        Sorting("x" * 90, 1.0, 0.5),
+        Sorting("poetry", float("nan"), 0.5),
+        Sorting("poetry", None, 0.5),  # type: ignore[arg-type]
+        Sorting(["poetry"], 1.0, 0.5),  # type: ignore[arg-type]
+        Sorting("poetry", 1.0, "high"),  # type: ignore[arg-type]
+        "poetry",
+    ],
+)
+def test_an_opinion_that_cannot_be_stored_is_none(app: Flask, opinion: Any) -> None:
+    class Odd(Categorizer):
+        name = "odd"
+
+        def sort(self, text: str) -> Sorting | None:
+            return opinion  # type: ignore[no-any-return]
+
+    install("odd", register_categorizers=lambda settings: [Odd()])
+    text("How do I reverse a list in Python?", ALICE)
+    run_jobs()
+    assert (requests()[0].category, requests()[0].status) == ("coding", RequestStatus.COMPLETED)
+
+
+def fails(*_: object) -> Any:
+    raise RuntimeError("this plugin is broken")
+
+
+@pytest.mark.parametrize("method", ["missing", "check"])
+def test_a_provider_that_fails_before_it_is_asked_is_passed_over(app: Flask, method: str) -> None:
+    broken = Broken(fails)
+    setattr(broken, method, fails)
+    broken.probe_needed = method == "check"
+    install("broken", register_providers=lambda settings: [broken])
+    text("hello", ALICE)
+    run_jobs()
+    assert (requests()[0].provider, requests()[0].status) == ("demo", RequestStatus.COMPLETED)
+
+
+def test_two_policies_with_the_same_limit_count_once_and_the_stricter_holds(app: Flask) -> None:
+    class Strict(QuotaPolicy):
+        name = "strict"
+
+        def limits(self, question: QuotaQuestion) -> list[Limit]:
+            subject = f"person:{question.person_id}"
+            return [Limit(subject, "messages", Dimension.REQUESTS, Window.MONTH, maximum, "messages") for maximum in (7, 2)]
+
+    install("strict", register_quota_policies=lambda settings: [Strict()])
+    for i in range(3):
+        text(f"message {i}", ALICE)
+    assert [r.status for r in requests()] == ["queued", "queued", "rejected"]
+    run_jobs()
+    assert books().counters["requests"] == 2
+
+
+def test_a_model_that_costs_more_than_was_held_must_find_room_first(make_app: Callable[..., Flask]) -> None:
+    asked: list[TextCall] = []
+
+    def answer(call: TextCall) -> Iterator[Any]:
+        asked.append(call)
+        return gives(Text("an answer"), Usage(10, 10))(call)  # type: ignore[no-any-return]
+
+    # Nobody knows the model's price, so the ceiling counts: more than the plan's ten cents for a single answer.
+    with make_app(ceiling_output_usd=300).app_context():
+        text("held while nothing costs anything", ALICE)
+        dear = Broken(answer)
+        dear.free_of_charge = False
+        install("dear", register_providers=lambda settings: [dear])
+        run_jobs()
+        (request,) = requests()
+        assert (request.status, request.error_code) == (RequestStatus.FAILED, "limit_reached")
+        assert asked == []
+        assert_books_balance()
+
+
+def test_a_dearer_model_takes_what_room_there_is(make_app: Callable[..., Flask]) -> None:
+    with make_app().app_context():
+        text("held while nothing costs anything", ALICE)
+        dear = Broken(gives(Text("an answer"), Usage(10, 10)))
+        dear.free_of_charge = False
+        install("dear", register_providers=lambda settings: [dear])
+        run_jobs()
+        assert requests()[0].status == RequestStatus.COMPLETED
+        assert_books_balance()
+        assert books().counters["cost"] == 10 * 15 + 10 * 75

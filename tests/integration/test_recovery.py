@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -194,6 +195,80 @@ def test_a_running_request_stops_at_its_next_piece_and_is_charged_for_what_it_ga
     assert entry.estimated
     assert sent() == []
     assert_books_balance()
+
+
+def test_what_was_handed_back_can_be_cancelled(app: Flask, alice: object) -> None:
+    text("question", ALICE)
+    taken = claim(requests()[0].id)
+    assert taken is not None
+    sweep.hand_back()
+    lease.end(taken.claim)
+    assert cancel(taken.id, alice) == RequestStatus.CANCELLED  # type: ignore[arg-type]
+    assert rows(select(Attempt.outcome)) == ["handed back"]
+    assert_books_balance()
+
+
+def test_a_wish_to_stop_outlives_redis_and_the_worker(app: Flask, alice: object) -> None:
+    text("question", ALICE)
+    taken = claim(requests()[0].id)
+    assert taken is not None
+    cancel(taken.id, alice)  # type: ignore[arg-type]
+    queue_redis().flushall()
+    assert lease.prolong() == 1
+    assert lease.asked_to_stop(taken.claim)
+    lease.end(taken.claim)
+    age_everything()
+    sweep.sweep()
+    run_jobs()
+    assert requests()[0].status == RequestStatus.CANCELLED
+    assert rows(select(LedgerEntry)) == []
+    assert_books_balance()
+
+
+def test_a_process_that_came_back_to_life_is_not_given_up(make_app: Callable[..., Flask]) -> None:
+    with make_app(max_attempts=1).app_context():
+        text("question", ALICE)
+        taken = claim(requests()[0].id)
+        assert taken is not None
+        seen = now() - timedelta(minutes=1)
+        row = next(r for r in requests())
+        assert sweep._give_up(row, seen) == 0
+        assert requests()[0].status == RequestStatus.PROCESSING
+        lease.end(taken.claim)
+
+
+def test_admission_and_settlement_do_not_wait_for_each_other(app: Flask, openai: FakeOpenAI) -> None:
+    """A person with a running request and no active conversation: both sides lock the person and the counters."""
+    person = add_person(phone=ALICE, plan="enterprise")
+    failures: list[BaseException] = []
+    ends = time.monotonic() + 3
+
+    def loop(act: Callable[[], None]) -> None:
+        with app.app_context():
+            while time.monotonic() < ends:
+                try:
+                    act()
+                except Exception as exc:
+                    failures.append(exc)
+
+    def admit_one() -> None:
+        with writing() as connection:
+            connection.execute(update(Conversation).values(active=False))
+        text("question", ALICE)
+
+    def settle_one() -> None:
+        for request in requests()[-3:]:
+            if request.status == "queued" and (taken := claim(request.id)):
+                settle(taken.id, taken.claim, Ending(RequestStatus.COMPLETED, Used("demo", "demo", 1, 1), answer="yes"))
+                lease.end(taken.claim)
+
+    threads = [threading.Thread(target=loop, args=(act,)) for act in (admit_one, admit_one, settle_one, settle_one)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert person
 
 
 def test_a_reader_who_hangs_up_is_charged_for_what_was_produced(app: Flask) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from flask import Flask
@@ -128,3 +130,57 @@ def test_cookies_are_only_for_this_site_and_its_server(site: Site) -> None:
     assert "HttpOnly" in cookie
     assert "SameSite=Lax" in cookie
     assert "Expires=" in cookie
+
+
+def test_a_burst_of_guesses_is_stopped_at_the_same_number(site: Site) -> None:
+    site.add(ALICE)
+    browsers = [site.browser() for _ in range(24)]
+    tokens = [token(browser.get("/login")) for browser in browsers]
+
+    def guess(n: int) -> int:
+        form = {"csrf_token": tokens[n], "email": ALICE, "password": f"guess {n}"}
+        return browsers[n].client.post("/login", data=form).status_code
+
+    with ThreadPoolExecutor(24) as pool:
+        answers = sorted(pool.map(guess, range(24)))
+    assert answers == [422] * 10 + [429] * 14
+
+
+def test_signing_in_rightly_is_not_counted(site: Site) -> None:
+    site.add(ALICE)
+    assert [site.browser().sign_in(ALICE).status_code for _ in range(12)] == [303] * 12
+    with site.app.app_context():
+        counted = [queue_redis().get(key) for key in queue_redis().scan_iter("LIMITS*")]
+    # Per minute and per hour, for the account and for the address.
+    assert counted == [b"0"] * 4
+    wrong = [site.browser().sign_in(ALICE, "a guess").status_code for _ in range(11)]
+    assert wrong == [422] * 10 + [429]
+
+
+def test_a_failed_sign_in_is_logged_with_the_address_and_without_the_e_mail(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        site.browser().sign_in("nobody@example.com", "a guess")
+    assert "a sign-in from 127.0.0.1 failed" in caplog.text
+    assert "nobody@" not in caplog.text
+
+
+def test_an_e_mail_with_control_characters_belongs_to_nobody(site: Site) -> None:
+    assert site.browser().sign_in("no\x00body@example.com", "a guess").status_code == 422
+
+
+def test_a_second_form_to_sign_in_leads_on_where_the_first_was_used(site: Site) -> None:
+    site.add(ALICE)
+    browser = site.browser()
+    form = {"csrf_token": token(browser.get("/login")), "email": ALICE, "password": PASSWORD, "next": "/settings"}
+    assert browser.client.post("/login", data=form).location == "/settings"
+    second = browser.client.post("/login", data=form)
+    assert (second.status_code, second.location) == (303, "/login?next=/settings")
+    assert browser.get(second.location).location == "/settings"
+
+
+def test_a_form_without_its_token_is_no_warning_in_the_log(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        site.browser().client.post("/login", data={"email": ALICE, "password": PASSWORD})
+    assert "CSRF" not in caplog.text

@@ -31,7 +31,14 @@ def test_without_scripts_a_message_is_sent_and_its_answer_found_on_the_page(site
     assert sent.location == f"/c/{request.conversation_id}#request-{request.id}"
     waiting = alice.get(f"/c/{request.conversation_id}")
     assert "Waiting…" in waiting.text
-    assert '<noscript><meta http-equiv="refresh" content="2"></noscript>' in waiting.text
+    # With an address: without one, a browser that is at `#request-…` only scrolls there.
+    refresh = f'<noscript><meta http-equiv="refresh" content="2; url=/c/{request.conversation_id}"></noscript>'
+    assert refresh in waiting.text
+    assert refresh in alice.get("/").text
+    # What is being put right must not be reloaded away.
+    kept = alice.ask("x" * 16_001, str(request.conversation_id))
+    assert kept.status_code == 422
+    assert "http-equiv" not in kept.text
     site.run_jobs()
     done = alice.get("/")
     assert "<table>" in done.text
@@ -95,7 +102,8 @@ def test_a_full_limit_is_told_in_the_page_and_the_message_is_kept(site: Site) ->
     refused = alice.ask("beyond", htmx=True)
     assert refused.status_code == 429
     assert int(refused.headers["Retry-After"]) > 0
-    assert "You have used your plan&#39;s 1 message for this month." in refused.text
+    assert "of this month" in refused.text
+    assert "You get new" in refused.text
     assert "beyond" in refused.text
     assert "data-events" not in refused.text
     request = site.newest_request()
@@ -220,3 +228,35 @@ def test_a_long_conversation_is_shown_in_parts(site: Site) -> None:
     earlier = newest.split('class="earlier"><a href="')[1].split('"')[0]
     page = alice.get(earlier).text
     assert [f"message {n:02}" in page for n in range(4)] == [True, True, True, False]
+
+
+def test_a_key_with_control_characters_is_a_key_all_the_same(site: Site) -> None:
+    alice = site.browser(ALICE)
+    for _ in range(2):
+        assert alice.ask("once", key="k\x00\x01").status_code == 303
+    assert site.count(Request) == 1
+
+
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00"])
+def test_a_cursor_beyond_all_times_is_harmless(site: Site, at: str) -> None:
+    alice = site.browser(ALICE)
+    alice.ask("hello")
+    assert alice.get("/conversations", query_string={"after": f"{at}_{uuid.uuid4()}"}).status_code == 200
+
+
+def test_what_a_limit_refused_can_be_tried_again_until_there_is_room(site: Site) -> None:
+    alice = site.browser(ALICE)
+    alice.ask("hello")
+    failed = site.newest_request()
+    site.change(failed.id, status="failed", error_code="provider_timeout", error_message="It took too long.")
+    site.give_limits("enterprise", messages=0)
+    for n in range(2):
+        alice.post(f"/requests/{failed.id}/again")
+        refused = site.newest_request()
+        assert (refused.status, site.count(Request)) == ("rejected", n + 2)
+    assert f'action="/requests/{refused.id}/again"' in alice.get("/").text
+    site.give_limits("enterprise", messages=9)
+    for request in (failed, refused, failed, refused):
+        alice.post(f"/requests/{request.id}/again")
+    taken = site.newest_request()
+    assert (taken.status, taken.prompt, site.count(Request)) == ("queued", "hello", 4)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from flask import Flask
+from sqlalchemy import event
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from tests.integration.web_support import ALICE, HTMX, Site, token
+from tests.integration.web_support import ALICE, HTMX, Browser, Site, token
+from webapp.extensions import db
 
 PUBLIC = "https://bot.example.com"
 
@@ -20,7 +24,22 @@ def site(make_app: Callable[..., Flask]) -> Site:
     def broken() -> str:
         raise RuntimeError("the secret is 1234")
 
+    @app.get("/crowded")
+    def crowded() -> str:
+        raise PoolTimeout("QueuePool limit reached")
+
     return Site(app)
+
+
+def take_the_database_away(site: Site) -> None:
+    """From now on no connection can be made."""
+    with site.app.app_context():
+        engine = db.engine
+    engine.dispose()
+
+    @event.listens_for(engine, "do_connect")
+    def _refuse(dialect: Any, *_rest: Any) -> None:
+        raise dialect.loaded_dbapi.OperationalError("connection refused")
 
 
 def test_a_page_loads_nothing_from_elsewhere_and_runs_nothing_inline(site: Site) -> None:
@@ -103,6 +122,7 @@ def test_a_page_that_was_open_too_long_gives_back_what_was_typed(site: Site) -> 
     alice = site.browser(ALICE)
     answer = alice.client.post("/chat", data={"csrf_token": "stale", "text": "a long <b>letter</b>", "key": "k"})
     assert answer.status_code == 400
+    assert "You were signed out or in again elsewhere. Nothing was sent." in answer.text
     assert "a long &lt;b&gt;letter&lt;/b&gt;</textarea>" in answer.text
     # The page's own form sends it after all.
     form = {"csrf_token": token(answer), "text": "a long <b>letter</b>", "key": "k", "conversation": ""}
@@ -115,3 +135,65 @@ def test_an_error_in_a_part_of_a_page_is_a_notice_in_its_place(site: Site) -> No
     assert answer.status_code == 400
     assert answer.headers["HX-Retarget"] == "#notices"
     assert "<html" not in answer.text
+
+
+def test_a_part_of_a_page_says_how_to_go_on_after_signing_in_elsewhere(site: Site) -> None:
+    site.add(ALICE)
+    here = HTMX | {"HX-Current-URL": "http://localhost/c/new?a=b"}
+    stale = {"csrf_token": "stale", "text": "kept"}
+    signed_in = site.browser(ALICE).client.post("/chat", data=stale, headers=here)
+    assert signed_in.status_code == 400
+    assert "Reload this page, then send it again." in signed_in.text
+    assert '<a href="/c/new?a=b" data-reload>Reload</a>' in signed_in.text
+    signed_out = site.browser().client.post("/chat", data=stale, headers=here)
+    assert signed_out.status_code == 400
+    assert '<a href="/login?next=/c/new?a%3Db" data-reload>Sign in</a>' in signed_out.text
+    elsewhere = site.browser(ALICE).client.post(
+        "/chat", data=stale, headers=HTMX | {"HX-Current-URL": "https://evil.example/c/new"}
+    )
+    assert "evil" not in elsewhere.text
+
+
+@pytest.mark.parametrize("headers", [{}, HTMX])
+def test_what_was_typed_survives_the_end_of_all_sessions(site: Site, headers: dict[str, str]) -> None:
+    site.add(ALICE)
+    alice = site.browser(ALICE)
+    csrf = token(alice.get("/"))
+    site.change_person(ALICE, session_key="another")
+    answer = alice.client.post("/chat", data={"csrf_token": csrf, "text": "a letter"}, headers=headers)
+    assert answer.status_code == 401
+    assert "Nothing was sent" in answer.text
+    assert "HX-Redirect" not in answer.headers
+    assert ("a letter</textarea>" in answer.text) == (not headers)
+    assert "/login" in answer.text
+
+
+def told(browser: Browser, path: str, **headers: str) -> str:
+    """The text of an answer without a database, whose status and headers are checked."""
+    answer = browser.get(path, headers=headers)
+    assert answer.status_code == 503
+    assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+    assert int(answer.headers["Retry-After"]) > 0
+    return answer.text
+
+
+def test_without_its_database_every_page_says_so(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    site.add(ALICE)
+    alice = site.browser(ALICE)
+    assert alice.get("/").status_code == 200
+    take_the_database_away(site)
+    words = "Switchhook cannot reach its database. Nothing was lost; try again in a minute."
+    for path in ("/", "/login", "/settings", "/nowhere", "/c/new", "/dashboard/simulator", "/broken"):
+        page = told(alice, path)
+        assert words in page
+        assert "</html>" in page
+    part = told(alice, "/conversations", **HTMX)
+    assert words in part
+    assert "<html" not in part
+    assert '"code":"unavailable"' in told(alice, "/", Accept="application/json").replace(" ", "")
+    assert "the database cannot be reached" in caplog.text
+    assert "connection refused" in caplog.text
+
+
+def test_a_crowded_database_is_no_fault_either(site: Site) -> None:
+    assert "cannot reach its database" in told(site.browser(), "/crowded")

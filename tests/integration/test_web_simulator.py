@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -53,7 +54,7 @@ def test_a_text_takes_the_whole_road_and_each_step_is_told(site: Site) -> None:
         "<strong>Received</strong> by simulator, 1 segment (GSM-7)",
         "plan Free",
         "<strong>Admitted</strong>",
-        "of “messages” for this month, settled",
+        "Held 1 message for this month, settled",
         "<strong>Queued</strong> in low, priority 20",
         "<strong>Sorted</strong> as",
         "<strong>Attempt 1</strong> at demo / demo: completed",
@@ -70,7 +71,7 @@ def test_without_scripts_the_page_is_led_back_to(site: Site) -> None:
     admin = site.admin()
     text(admin, "hello", "+15005550123", htmx=False)
     page = admin.get(f"{HOME}?number=%2B15005550123").text
-    assert '<div class="plain">hello</div>' in page
+    assert '<div class="plain" dir="auto">hello</div>' in page
     assert "Nothing yet." in admin.get(HOME).text
 
 
@@ -83,12 +84,36 @@ def test_stop_help_and_start_do_what_a_carrier_s_rules_ask(site: Site) -> None:
     text(admin, "STOP")
     assert site.opted_out(NUMBER)
     silent = text(admin, "are you there?")
-    assert "this number has opted out" in silent
+    assert "this number had opted out" in silent
     assert site.count(Request) == 0
     text(admin, "START")
     assert not site.opted_out(NUMBER)
-    text(admin, "and now?")
+    panel = text(admin, "and now?")
     assert site.count(Request) == 1
+    # What happened then reads the same now.
+    assert panel.count("this number had opted out") == 1
+
+
+def test_without_a_known_reason_the_story_names_none(site: Site) -> None:
+    site.add(ALICE, phone=NUMBER)
+    site.change_person(ALICE, active=False)
+    admin = site.admin()
+    told = "<strong>Recorded;</strong> no request came of it"
+    before = text(admin, "hello?")
+    assert told in before
+    assert "not active" in before
+    site.change_person(ALICE, active=True)
+    assert told in admin.get(HOME).text
+
+
+def test_what_was_held_is_said_in_words(site: Site) -> None:
+    site.give_limits("free", messages=5, tokens=100_000, cost_microusd=1_000_000)
+    admin = site.admin()
+    panel = text(admin, "hello")
+    assert "No name, plan Free" in panel
+    assert "Held 1 message for this month" in panel
+    assert re.search(r"Held [\d,]+ tokens for this month", panel)
+    assert re.search(r"Held \$[\d.]+ of spending for this month", panel)
 
 
 def test_a_refusal_names_the_limit_and_is_sent_to_the_phone(site: Site) -> None:
@@ -156,3 +181,11 @@ def test_more_messages_take_no_more_statements(site: Site) -> None:
     said.clear()
     admin.get(HOME)
     assert 0 < len(said) <= few
+
+
+def test_control_characters_in_a_number_are_left_out(site: Site) -> None:
+    admin = site.admin()
+    text(admin, "hello\x00 there", number="+1500555\x000006")
+    assert site.newest_request().prompt == "hello there"
+    assert admin.get(HOME, query_string={"number": "+1500555\x000006"}).status_code == 200
+    assert admin.get(f"{HOME}/panel", query_string={"number": "+1500555\x000006"}, headers=HTMX).status_code == 200

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from flask import Flask
 
-from tests.integration.web_support import ALICE, Browser, Site
+from tests.integration.web_support import ALICE, BOB, Browser, Site
 from webapp.extensions import db, queue_redis
 
 
@@ -90,3 +90,49 @@ def test_stopping_a_waiting_request_ends_its_stream(site: Site) -> None:
     rest = "".join(chunk.decode() if isinstance(chunk, bytes) else chunk for chunk in chunks)
     assert parse(rest)[-1][1:] == ("end", "cancelled")
     response.close()
+
+
+def test_one_person_s_open_answers_leave_room_for_everybody_else(site: Site) -> None:
+    site.add(BOB)
+    alice, address = ask(site)
+    open_ones = [alice.get(address, buffered=False) for _ in range(8)]
+    assert [response.status_code for response in open_ones] == [200] * 8
+    refused = alice.get(address)
+    assert refused.status_code == 503
+    assert int(refused.headers["Retry-After"]) > 0
+    bob = site.browser(BOB)
+    bob.ask("my own")
+    bobs = bob.get(f"/requests/{site.newest_request().id}/events", buffered=False)
+    assert bobs.status_code == 200
+    # One reader goes in the middle, another before the first byte: both places are free again, once each.
+    assert next(iter(open_ones[0].response)) == b"retry: 1000\n\n"
+    for gone in open_ones[:2]:
+        gone.close()
+        gone.close()
+    again = [alice.get(address, buffered=False) for _ in range(3)]
+    assert [response.status_code for response in again] == [200, 200, 503]
+    for response in (*open_ones, *again, bobs):
+        response.close()
+
+
+def test_open_answers_of_all_leave_threads_for_pages(make_app: Callable[..., Flask]) -> None:
+    site = Site(make_app(web_threads=34))
+    site.add(ALICE)
+    alice, address = ask(site)
+    first, second = (alice.get(address, buffered=False) for _ in range(2))
+    assert alice.get(address).status_code == 503
+    assert alice.get("/").status_code == 200
+    first.close()
+    third = alice.get(address, buffered=False)
+    assert third.status_code == 200
+    for response in (second, third):
+        response.close()
+
+
+def test_a_small_server_streams_to_one_reader_at_least(make_app: Callable[..., Flask]) -> None:
+    site = Site(make_app(web_threads=2))
+    site.add(ALICE)
+    alice, address = ask(site)
+    only = alice.get(address, buffered=False)
+    assert (only.status_code, alice.get(address).status_code) == (200, 503)
+    only.close()

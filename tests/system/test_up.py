@@ -71,6 +71,24 @@ def test_every_wrong_setting_is_named(launch: Launcher) -> None:
     assert "SWITCHHOOK_TIME_ZONE: must be an IANA time zone" in line
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("SWITCHHOOK_ADMIN_PASSWORD", "short", "10 to 200 characters"),
+        ("SWITCHHOOK_DEFAULT_PLAN", "gold", "set it to one of free, starter"),
+    ],
+)
+def test_a_setting_that_the_first_start_cannot_use_is_named(launch: Launcher, name: str, value: str, said: str) -> None:
+    process = up(launch, **{name: value})
+    assert process.exit_code() == 2
+    everything = process.everything()
+    assert "Traceback" not in everything
+    last = everything.splitlines()[-1]
+    assert last.startswith(f"switchhook: {name}: ")
+    assert said in last
+    assert process.all_gone()
+
+
 def test_a_redis_that_does_not_answer_is_named_without_its_password(launch: Launcher) -> None:
     process = up(launch, REDIS_URL="redis://:secret-word@127.0.0.1:1/0")
     line = refused(process)
@@ -98,7 +116,7 @@ def test_a_second_one_on_the_same_data_directory_is_refused_and_the_first_one_na
         lock.write(str(os.getpid()))
         lock.flush()
         line = refused(up(launch))
-    assert f"Another `switchhook up` (process {os.getpid()}) is running" in line
+    assert f"Another Switchhook (process {os.getpid()}) is running" in line
 
 
 def test_the_processes_of_a_killed_run_get_the_time_to_end(launch: Launcher) -> None:

@@ -58,7 +58,10 @@ def test_a_question_about_reversing_a_list_gets_code_that_does_it(demo: DemoProv
 
 
 def test_a_table_is_shown_when_asked_for(demo: DemoProvider) -> None:
-    assert "|---|" in run(demo, call("Show me a table of plans"))[0]
+    text, _ = run(demo, call("Show me a table of plans"))
+    assert "|---|" in text
+    assert "| tea | coffee |" in text
+    assert "messages a day" not in text, "it must not look like this installation's plans"
 
 
 def test_the_topic_is_echoed_on_one_short_line(demo: DemoProvider) -> None:

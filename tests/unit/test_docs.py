@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import re
+import sqlite3
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,6 +144,41 @@ def test_every_command_and_every_option_has_a_help_text() -> None:
         for parameter in context.command.params:
             if parameter.param_type_name == "option":
                 assert parameter.help, f"{context.command_path} {parameter.name}"  # type: ignore[attr-defined]
+
+
+# -- operations --------------------------------------------------------------------------------------------------------
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text("utf-8")
+
+
+def test_the_operations_page_names_only_settings_and_commands_that_exist() -> None:
+    named = set(re.findall(r"\b(?:SWITCHHOOK|TWILIO)_[A-Z_]+\b|\b(?:DATABASE_URL|REDIS_URL|SECRET_KEY)\b", OPERATIONS))
+    assert len(named) > 10
+    assert named <= CORE.keys() | VARIABLES.keys()
+    commands = {context.command_path for context in reference.commands()}
+    typed = {found.replace("\n", " ") for found in re.findall(r"`(switchhook\s[a-z]+(?: [a-z]+)?)`", OPERATIONS)}
+    assert len(typed) > 5
+    assert typed <= commands
+
+
+def test_every_page_that_the_operations_page_links_to_exists() -> None:
+    linked = re.findall(r"\]\(([^)#]+)\)", OPERATIONS)
+    assert linked
+    assert [page for page in linked if not (ROOT / "docs" / page).is_file()] == []
+
+
+def test_the_backup_on_the_operations_page_copies_a_database_that_is_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [code] = re.findall(r'^\.venv/bin/python -c "(.*)"$', OPERATIONS, re.M)
+    (tmp_path / "instance").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with contextlib.closing(sqlite3.connect("instance/switchhook.db", isolation_level=None)) as used:
+        used.execute("PRAGMA journal_mode=WAL")
+        used.execute("CREATE TABLE kept (word)")
+        used.execute("INSERT INTO kept VALUES ('here')")
+        subprocess.run([sys.executable, "-c", code], check=True)
+    with contextlib.closing(sqlite3.connect("backup.db")) as copy:
+        assert copy.execute("SELECT word FROM kept").fetchall() == [("here",)]
 
 
 # -- the example -------------------------------------------------------------------------------------------------------

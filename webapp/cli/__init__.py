@@ -29,7 +29,9 @@ class Fault(click.ClickException):
     """Something the operator can do something about: one line, no traceback."""
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"switchhook: {' '.join(self.message.split())}", file=file, err=file is None)
+        from webapp.cli.typed import as_typed
+
+        click.echo(f"switchhook: {as_typed(' '.join(self.message.split()))}", file=file, err=file is None)
 
 
 class SetupFault(Fault):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import getpass
 import json
 import logging
+import secrets
 import sys
 import uuid
 from collections.abc import Iterator, Sequence
@@ -42,10 +43,15 @@ def make_app(settings: Settings | None = None, *, quiet_plugins: bool = False) -
 
     `quiet_plugins` is for commands that report plugins that are left out themselves; others get the log's lines.
     """
+    from pydantic import SecretStr
+
     from webapp import create_app
     from webapp.settings import read_settings
 
     settings = settings or read_settings()
+    if not settings.secret_key.get_secret_value() and not (settings.data_dir / "secret_key").exists():
+        # No command signs anything: a key is made by what serves, where it is started.
+        settings = settings.model_copy(update={"secret_key": SecretStr(secrets.token_hex(32))})
     if settings.log_level == "INFO":
         # What a server notes in passing is noise on a terminal where somebody asked one thing.
         settings = settings.model_copy(update={"log_level": "WARNING"})
@@ -59,24 +65,48 @@ def make_app(settings: Settings | None = None, *, quiet_plugins: bool = False) -
 
 
 @contextmanager
-def application(*, current_schema: bool = True, quiet_plugins: bool = False) -> Iterator[Flask]:
+def application(*, current_schema: bool = True, quiet_plugins: bool = False, installed: bool = True) -> Iterator[Flask]:
     """The application's context, on a database at this release's schema unless `current_schema` is False.
 
-    A database that is away, then or later, is a `SetupError`.
+    `installed` says that the command makes sense only where Switchhook was started before: elsewhere it is a
+    `SetupError`, and nothing is made. So is a database that is away, then or later.
     """
-    from sqlalchemy.exc import OperationalError
+    from webapp.settings import read_settings
 
-    app = make_app(quiet_plugins=quiet_plugins)
+    settings = read_settings()
+    if installed:
+        _check_installed(settings)
+    from sqlalchemy.exc import DatabaseError, OperationalError
+
+    app = make_app(settings, quiet_plugins=quiet_plugins)
     with app.app_context():
         try:
             if current_schema:
                 check_schema()
             yield app
-        except OperationalError as exc:
-            reason = str(exc.orig).strip().splitlines() or [type(exc.orig).__name__]
-            raise SetupError(f"The database cannot be used ({reason[0]}): start it, or correct DATABASE_URL.") from exc
+        except DatabaseError as exc:
+            # Exactly this class is a file that is no database; what else is below it is a fault in our statements.
+            if not isinstance(exc, OperationalError) and type(exc) is not DatabaseError:
+                raise
+            from webapp.services import setup
+
+            raise setup.unusable_database(exc) from exc
         finally:
             _close(app)
+
+
+def _check_installed(settings: Settings) -> None:
+    """`SetupError` where SQLite is used and has no file yet: most likely this is the wrong directory."""
+    from webapp.services.settings_check import sqlite_file
+
+    path = sqlite_file(settings)
+    if path is None or path.exists():
+        return
+    if settings.database_url:
+        raise SetupError(f"There is no database at {path}: start Switchhook, or correct DATABASE_URL.")
+    where = settings.data_dir
+    shown = where if where.is_absolute() else f"./{where}"
+    raise SetupError(f"There is no Switchhook in {shown}: run this where you started it, or set SWITCHHOOK_DATA_DIR.")
 
 
 def _close(app: Flask) -> None:

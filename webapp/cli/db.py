@@ -15,7 +15,7 @@ def db() -> None:
 @db.command()
 def upgrade() -> None:
     """Run the migrations that are missing. `switchhook up` does so by itself."""
-    with context.application(current_schema=False):
+    with context.application(current_schema=False, installed=False):
         from webapp.services import setup
 
         before = _revisions()
@@ -31,7 +31,7 @@ def upgrade() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(as_json: bool) -> None:
     """Show which schema the database has and which one this release needs. Exit code 2 if they differ."""
-    with context.application(current_schema=False):
+    with context.application(current_schema=False, installed=False):
         from webapp.services import setup
 
         at, wanted = setup.heads()

@@ -43,11 +43,15 @@ def _examine() -> list[Finding]:
     settings, findings = doctor.check_settings()
     if settings is None:
         return findings
-    with context.application(current_schema=False, quiet_plugins=True), context.console(stderr=True).status("looking …"):
+    with (
+        context.application(current_schema=False, quiet_plugins=True, installed=False),
+        context.console(stderr=True).status("looking …"),
+    ):
         return findings + doctor.check_installation()
 
 
 def _show(findings: list[Finding]) -> None:
+    from webapp.cli.typed import as_typed
     from webapp.contracts.texts import clean
 
     for area, group in groupby(findings, key=lambda finding: finding.area):
@@ -56,7 +60,7 @@ def _show(findings: list[Finding]) -> None:
             mark, colour = _MARKS[finding.level]
             line = " ".join(clean(f"{finding.name}: {finding.detail}").split())
             cure = f"\n      → {' '.join(clean(finding.cure).split())}" if finding.cure else ""
-            click.echo(f"  {click.style(mark, fg=colour)} {line}{cure}")
+            click.echo(f"  {click.style(mark, fg=colour)} {as_typed(f'{line}{cure}')}")
 
 
 def _count(number: int, what: str) -> str:

@@ -22,7 +22,7 @@ def plugin() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(as_json: bool) -> None:
     """List all plugins: where they come from, what they give, and those that are left out with the reason."""
-    with context.application(current_schema=False, quiet_plugins=True):
+    with context.application(current_schema=False, quiet_plugins=True, installed=False):
         from webapp.registry import current_registry
 
         records = current_registry().records

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from webapp.cli import leash
-from webapp.contracts.errors import SetupError
+from webapp.contracts.errors import SetupError, SwitchhookError
 
 if TYPE_CHECKING:
     from webapp.settings import Settings
@@ -29,7 +29,7 @@ def main(result_fd: int) -> int:
     leash.hold(_GRACE_S)
     try:
         result, code = prepare(), 0
-    except SetupError as exc:
+    except SwitchhookError as exc:
         result, code = {"fault": exc.message}, 2
     with os.fdopen(result_fd, "w") as out:
         json.dump(result, out)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from webapp.cli import leash
+from webapp.cli.typed import as_typed
 from webapp.contracts.errors import SetupError
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ class _Loader:
             return application
         except SetupError as exc:
             self._fault.value = 1
-            print(f"switchhook: {exc.message}", file=sys.stderr, flush=True)
+            print(f"switchhook: {as_typed(exc.message)}", file=sys.stderr, flush=True)
             os.kill(os.getppid(), signal.SIGTERM)
             os._exit(2)
 

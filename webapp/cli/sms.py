@@ -60,14 +60,15 @@ def simulate_(sender: str, timeout_s: float, as_json: bool, text: str) -> None:
 
 
 def _show(result: Simulated, timeout_s: float) -> None:
+    from webapp.cli.typed import as_typed
     from webapp.contracts.texts import clean
 
     for reply in result.replies if result.ended else ():
         click.echo(clean(reply))
     if not result.ended:
-        click.secho(f"No reply within {timeout_s:g} s. {result.note}", fg="yellow", err=True)
+        click.secho(f"No reply within {timeout_s:g} s. {as_typed(result.note)}", fg="yellow", err=True)
     elif result.note:
-        click.secho(result.note, fg="yellow", err=True)
+        click.secho(as_typed(result.note), fg="yellow", err=True)
     if result.request_id and result.ended and (line := _figures(result)):
         click.secho(line, dim=True)
 

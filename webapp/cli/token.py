@@ -46,13 +46,14 @@ def create(who: str, name: str, scopes: tuple[str, ...], days: int | None, as_js
 def list_(who: str, as_json: bool) -> None:
     """List a person's tokens, by their first characters."""
     with context.application():
+        from webapp.cli.typed import own_command
         from webapp.services import accounts
 
         rows = accounts.tokens_of(who)
     if as_json:
         context.print_json([asdict(row) for row in rows])
     elif not rows:
-        click.echo("No tokens. Make one with `switchhook token create`.")
+        click.echo(f"No tokens. Make one with `{own_command()} token create`.")
     else:
         context.print_table(
             ("begins with", "name", "scopes", "state", "made", "ends", "last used"),

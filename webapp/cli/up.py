@@ -8,7 +8,6 @@ import http.client
 import json
 import os
 import shlex
-import shutil
 import socket
 import sys
 import time
@@ -21,6 +20,7 @@ import click
 from webapp.cli import embedded_queue, processes
 from webapp.cli.console import Console
 from webapp.cli.supervisor import SETUP_FAULT, Child, Supervisor
+from webapp.cli.typed import own_command
 from webapp.contracts.errors import SetupError
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def _only_one(settings: Settings) -> Iterator[int]:
         if not _locked(own.fileno()):
             own.seek(0)
             raise SetupError(
-                f"Another `switchhook up` (process {own.read().strip()}) is running on {settings.data_dir}: stop that "
+                f"Another Switchhook (process {own.read().strip()}) is running on {settings.data_dir}: stop that "
                 "one, or name another directory in SWITCHHOOK_DATA_DIR."
             )
         own.truncate(0)
@@ -213,7 +213,7 @@ def _only_one(settings: Settings) -> Iterator[int]:
         end = time.monotonic() + settings.worker_grace_s + 2 * _MARGIN_S
         while not _locked(shared.fileno()):
             if time.monotonic() > end:
-                raise SetupError(f"Processes of an earlier `switchhook up` still use {settings.data_dir}: end them, or wait.")
+                raise SetupError(f"Processes of an earlier Switchhook still use {settings.data_dir}: end them, or wait.")
             time.sleep(0.1)
         yield shared.fileno()
 
@@ -260,20 +260,3 @@ def _first_sign_in(first_run: dict[str, str | None]) -> list[str]:
     password = first_run.get("password")
     told = f"{password}   (made just now and not shown again)" if password else "the one in SWITCHHOOK_ADMIN_PASSWORD"
     return ["  Sign in", f"    e-mail    {first_run['email']}", f"    password  {told}"]
-
-
-def own_command() -> str:
-    """`switchhook` as the operator would type it here: by name if it is on the path, else by the shortest path."""
-    script = Path(sys.argv[0])
-    if script.name == "__main__.py":
-        return f"{shlex.quote(_short(Path(sys.executable)))} -m webapp.cli"
-    found = shutil.which(script.name)
-    if found and Path(found).resolve() == script.resolve():
-        return script.name
-    return shlex.quote(_short(script))
-
-
-def _short(path: Path) -> str:
-    """`path` relative to the working directory if it is below it. Links stay: a virtual environment's Python is one."""
-    absolute = path if path.is_absolute() else Path.cwd() / path
-    return str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute)

@@ -92,6 +92,10 @@ class LimitsUnknown(Refusal):
 
     code = "limits_unknown"
 
+    def __init__(self, message: str, *, request_id: str = "") -> None:
+        super().__init__(message)
+        self.request_id = request_id
+
 
 class ProviderError(SwitchhookError):
     """A call to a vendor failed. `retryable` says whether the same call may succeed later.

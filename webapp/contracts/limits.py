@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from webapp.contracts.texts import clean
+
 MAXIMUM = 2**62
 """The highest number that a limit may have."""
 
@@ -45,6 +47,10 @@ class Limit:
     label: str
 
     def __post_init__(self) -> None:
+        if not isinstance(self.dimension, Dimension) or not isinstance(self.window, Window):
+            raise ValueError(f"limit {self.name}: dimension and window must be a Dimension and a Window")
+        if clean(self.subject) != self.subject or clean(self.name) != self.name:
+            raise ValueError("a limit's subject and name must not have control characters")
         if not isinstance(self.maximum, int) or not 0 <= self.maximum <= MAXIMUM:
             raise ValueError(f"limit {self.name}: maximum must be a whole number from 0 to {MAXIMUM}, not {self.maximum!r}")
         if not 0 < len(self.subject) <= KEY_CHARS or not 0 < len(self.name) <= KEY_CHARS:

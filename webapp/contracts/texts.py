@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 
 # NUL is refused by PostgreSQL; the other C0 controls (tab, line feed and carriage return excepted) have no meaning in a
 # message and can forge log lines or terminal sequences.
@@ -28,3 +29,8 @@ def mask_address(address: str) -> str:
     if len(address) < 6:
         return "*" * len(address)
     return address[:2] + "*" * (len(address) - 4) + address[-2:]
+
+
+def frames(exc: BaseException) -> str:
+    """Where an exception came from, for a log line: its text is left out, because it may quote what people wrote."""
+    return "".join(traceback.format_tb(exc.__traceback__)).rstrip()

@@ -4,7 +4,7 @@ from webapp.models.house import AuditEntry, ErrorLog, ProviderSetting
 from webapp.models.messages import Delivery, DeliveryKind, Direction, Receipt
 from webapp.models.people import ApiToken, Identity, Organization, Person, PersonRole, Plan
 from webapp.models.quotas import Hold, LimitCounter
-from webapp.models.requests import ENDED, Attempt, Conversation, LedgerEntry, Request, RequestStatus
+from webapp.models.requests import ENDED, Attempt, Conversation, LedgerEntry, Request, RequestStatus, unfinished
 
 __all__ = [
     "ENDED",
@@ -28,4 +28,5 @@ __all__ = [
     "Receipt",
     "Request",
     "RequestStatus",
+    "unfinished",
 ]

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, Boolean, CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint, Uuid, text
+from sqlalchemy import JSON, Boolean, CheckConstraint, ForeignKey, Index, String, Text, TextClause, UniqueConstraint, Uuid, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from webapp.extensions import Base, UTCDateTime
@@ -44,6 +44,12 @@ ENDED = frozenset({RequestStatus.COMPLETED, RequestStatus.FAILED, RequestStatus.
 
 
 UNFINISHED = "status IN ('queued', 'processing', 'awaiting_review')"
+
+
+def unfinished() -> TextClause:
+    """The condition of `ix_request_unfinished`, to be added to a query that is to use it: SQLite takes a partial index only
+    where its own words stand in the query."""
+    return text(UNFINISHED)
 
 
 class Conversation(Base):
@@ -111,6 +117,8 @@ class Request(Base):
     max_input_tokens: Mapped[int]
     """How many input tokens were held for it; the context is cut to fit."""
     max_output_tokens: Mapped[int]
+    held_microusd: Mapped[microusd] = mapped_column(default=0)
+    """How much was held for its cost; a model that may cost more has to find room for the difference first."""
 
     queue: Mapped[word]
     priority: Mapped[int]

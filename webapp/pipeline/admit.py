@@ -11,13 +11,13 @@ from typing import Any
 from sqlalchemy import Connection, insert, select
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from webapp import queues
 from webapp.contracts.errors import BadInput, Conflict, LimitReached, LimitsUnknown, NotAllowed, NotFound, ProviderError
 from webapp.contracts.events import QuotaEvent, RequestEvent
-from webapp.contracts.limits import Dimension, Limit, QuotaQuestion
-from webapp.contracts.texts import clean
+from webapp.contracts.limits import Dimension, Limit, QuotaQuestion, Window
+from webapp.contracts.texts import clean, frames
 from webapp.extensions import current_settings, now, queue_redis, table_of, writing
 from webapp.models import Conversation, DeliveryKind, ErrorLog, Person, Request, RequestStatus, senders
 from webapp.models.columns import new_id
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 _TRIES = 4
 _TITLE_CHARS = 80
+KEY_CHARS = 128
+"""The longest idempotency key."""
 
 
 _requests = table_of(Request)
@@ -106,7 +108,7 @@ def _refuse(work: Work, refused: Refused) -> Admission:
     if admission.outcome is Outcome.REPEATED:
         return admission
     if refused.need is None:
-        raise LimitsUnknown(refused.message)
+        raise LimitsUnknown(refused.message, request_id=str(admission.request_id))
     raise LimitReached(
         refused.message,
         limit=refused.need.limit.label,
@@ -127,6 +129,9 @@ def _checked(intake: Intake) -> str:
     longest = current_settings().prompt_max_chars
     if len(text) > longest:
         raise BadInput("text", f"This is {len(text):,} characters; at most {longest:,} fit into one message.")
+    key = intake.idempotency_key
+    if key is not None and (not 0 < len(key) <= KEY_CHARS or clean(key) != key):
+        raise BadInput("key", f"An idempotency key has 1 to {KEY_CHARS} characters, none of them a control character.")
     return text
 
 
@@ -134,10 +139,13 @@ def _target() -> Target | None:
     """What will probably answer, to know what it may cost. With none ready the request fails later, on the record: what the
     person wrote must not be lost here."""
     try:
-        return route.choose()
+        target = route.choose()
     except ProviderError as exc:
         log.error("no target for a new request: %s", exc.detail or exc.message)
         return None
+    # The price table is loaded at its first use: not inside the transaction, which others wait for.
+    costs.most(target, 0, 0)
+    return target
 
 
 def _in_transaction(work: Work, refused: Refused | None) -> tuple[Admission, str]:
@@ -147,13 +155,19 @@ def _in_transaction(work: Work, refused: Refused | None) -> tuple[Admission, str
                 return _enter(connection, work, refused)
         except _Repeated:
             return _repeated(work), ""
-        except IntegrityError:
-            # Somebody else registered the same person at the same moment: on the next try theirs is there.
-            if not tries_left:
+        except (IntegrityError, OperationalError) as exc:
+            # Somebody else registered the same person at the same moment: on the next try theirs is there. Or PostgreSQL
+            # has ended one of two transactions that waited for each other.
+            if not tries_left or (isinstance(exc, OperationalError) and not _try_again(exc)):
                 raise
             work.events.clear()
             work.deliveries.clear()
     raise AssertionError("unreachable")
+
+
+def _try_again(exc: OperationalError) -> bool:
+    """Whether a transaction was ended for another's sake: a deadlock or a serialization failure."""
+    return getattr(exc.orig, "sqlstate", None) in ("40P01", "40001")
 
 
 def _enter(connection: Connection, work: Work, refused: Refused | None) -> tuple[Admission, str]:
@@ -170,11 +184,10 @@ def _enter(connection: Connection, work: Work, refused: Refused | None) -> tuple
     conversation_id = _conversation(connection, work, sender)
     request_id = new_id()
     queue = queues.queue_for(sender.priority)
-    max_input_tokens = _insert_request(connection, work, sender, request_id, conversation_id, queue, refused)
+    amounts = _insert_request(connection, work, sender, request_id, conversation_id, queue, refused)
     if message is not None and not incoming.record(connection, message, work.text, sender.person_id, request_id, work.at):
         raise _Repeated
     if refused is None:
-        amounts = _amounts(work.target, max_input_tokens, sender.max_output_tokens)
         holds.take(connection, request_id, holds.needs(_limits(work, sender), amounts, work.at, sender.time_zone))
     else:
         _note_refusal(connection, work, sender, request_id, refused)
@@ -193,17 +206,22 @@ def _limits(work: Work, sender: Sender) -> list[Limit]:
         operation=work.intake.operation,
         channel=work.intake.medium,
     )
-    found: list[Limit] = []
+    found: dict[tuple[str, str, Window], Limit] = {}
     for policy in current_registry().policies.values():
         try:
-            limits = list(policy.limits(question))
-        except Exception as exc:
-            log.exception("the quota policy %s failed", policy.name)
+            for limit in policy.limits(question):
+                if not isinstance(limit, Limit):
+                    raise TypeError(f"a {type(limit).__name__} is no limit")
+                same = found.setdefault((limit.subject, limit.name, limit.window), limit)
+                if same.dimension is not limit.dimension:
+                    raise ValueError(f"the limit {limit.name} is there already, of another dimension")
+                # Two policies with the same limit: the stricter one holds.
+                if limit.maximum < same.maximum:
+                    found[limit.subject, limit.name, limit.window] = limit
+        except (Exception, SystemExit) as exc:
+            log.error("the quota policy %s failed: %s\n%s", policy.name, type(exc).__name__, frames(exc))
             raise _PolicyFailed(f"The quota policy {policy.name} failed: {type(exc).__name__}: {exc}") from exc
-        if wrong := [limit for limit in limits if not isinstance(limit, Limit)]:
-            raise _PolicyFailed(f"The quota policy {policy.name} returned a {type(wrong[0]).__name__} as a limit.")
-        found += limits
-    return found
+    return list(found.values())
 
 
 def _note_refusal(connection: Connection, work: Work, sender: Sender, request_id: uuid.UUID, refused: Refused) -> None:
@@ -216,7 +234,7 @@ def _note_refusal(connection: Connection, work: Work, sender: Sender, request_id
                 "id": new_id(),
                 "kind": refused.code,
                 "message": "A request was refused because a quota policy failed.",
-                "detail": refused.detail,
+                "detail": clean(refused.detail),
                 "person_id": sender.person_id,
                 "request_id": request_id,
                 "created_at": work.at,
@@ -277,12 +295,13 @@ def _insert_request(
     conversation_id: uuid.UUID,
     queue: str,
     refused: Refused | None,
-) -> int:
-    """Store the request; returns how many input tokens are to be held. Raises `_Repeated` for a known idempotency key."""
+) -> dict[Dimension, int]:
+    """Store the request; returns what is to be held for it. Raises `_Repeated` for a known idempotency key."""
     intake, message = work.intake, work.intake.message
     prompt_tokens = prices.estimate_tokens(current_settings().system_prompt) + prices.estimate_tokens(work.text)
     earlier = sender.context_tokens if sender.conversation_id == conversation_id else 0
     max_input_tokens = prompt_tokens + earlier + 3 * prices.TURN_TOKENS
+    amounts = _amounts(work.target, max_input_tokens, sender.max_output_tokens)
     values: dict[str, Any] = {
         "id": request_id,
         "person_id": sender.person_id,
@@ -294,6 +313,7 @@ def _insert_request(
         "status": RequestStatus.QUEUED if refused is None else RequestStatus.REJECTED,
         "max_input_tokens": max_input_tokens,
         "max_output_tokens": sender.max_output_tokens,
+        "held_microusd": amounts[Dimension.COST] if refused is None else 0,
         "queue": queue,
         "priority": sender.priority,
         "created_at": work.at,
@@ -309,14 +329,12 @@ def _insert_request(
         connection.execute(_insert, values)
     elif connection.execute(_insert_once[connection.dialect.name], values).first() is None:
         raise _Repeated
-    return max_input_tokens
+    return amounts
 
 
 def _amounts(target: Target | None, input_tokens: int, output_tokens: int) -> dict[Dimension, int]:
     """What the request may use at most, as far as that can be known before it runs."""
-    cost = 0
-    if target is not None:
-        cost = costs.most(target, input_tokens, output_tokens).cost_microusd
+    cost = costs.most(target, input_tokens, output_tokens).cost_microusd
     return {Dimension.REQUESTS: 1, Dimension.TOKENS: input_tokens + output_tokens, Dimension.COST: cost}
 
 
@@ -327,11 +345,16 @@ def _repeated(work: Work) -> Admission:
         return Admission(Outcome.REPEATED)
     with writing() as connection:
         first = connection.execute(
-            select(Request.id, Request.conversation_id, Request.prompt).where(
+            select(Request.id, Request.conversation_id, Request.prompt, Request.operation).where(
                 Request.person_id == intake.person_id, Request.idempotency_key == intake.idempotency_key
             )
         ).first()
-    if first is None or first.prompt != work.text:
+    named = intake.conversation_id
+    if (
+        first is None
+        or (first.prompt, first.operation) != (work.text, intake.operation)
+        or (named is not None and named != first.conversation_id)
+    ):
         raise Conflict("This form was sent before with another text. Reload the page and send it again.")
     return Admission(Outcome.REPEATED, first.id, first.conversation_id)
 

@@ -6,16 +6,19 @@ A send whose outcome is unknown is never repeated blindly: it is looked up at th
 from __future__ import annotations
 
 import logging
+import math
 import uuid
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import bindparam, case, exists, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
 
 from webapp import queues
 from webapp.contracts.channels import RANK, Channel, DeliveryStatus, OutboundMessage, Sent
 from webapp.contracts.errors import NotFound, RecipientOptedOut, SendFailed, SendUnknown
+from webapp.contracts.texts import clean, frames
 from webapp.extensions import current_settings, now, queue_redis, reading, table_of, writing
 from webapp.models import Delivery, DeliveryKind, Direction, ErrorLog, Identity
 from webapp.models.columns import new_id
@@ -27,6 +30,7 @@ log = logging.getLogger(__name__)
 
 MAX_TRIES = 5
 _LOOK_UP_AGAIN_S = 600
+_LONGEST_WAIT_S = 3600.0
 _RETRY_S = (5.0, 20.0, 60.0, 300.0)
 
 _table = table_of(Delivery)
@@ -79,16 +83,37 @@ def _send(row: Any) -> DeliveryStatus:
         return _note(row, DeliveryStatus.FAILED, code=exc.vendor_code or exc.code, message=exc.message)
     except SendFailed as exc:
         if not exc.permanent and row.attempts < MAX_TRIES:
-            wait_s = exc.retry_after_s or _RETRY_S[min(row.attempts, len(_RETRY_S)) - 1]
-            return _again(row, wait_s, exc)
+            return _again(row, _wait_s(exc.retry_after_s, row.attempts), exc)
         return _note(row, DeliveryStatus.FAILED, code=exc.vendor_code or exc.code, message=exc.message)
     except SendUnknown as exc:
         return _note(row, DeliveryStatus.UNKNOWN, code=exc.code, message=exc.message)
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         # A channel plugin that breaks in the middle: the message may be out.
-        log.exception("channel %s failed in sending", row.channel)
-        return _note(row, DeliveryStatus.UNKNOWN, code="internal", message=f"{type(exc).__name__}: {exc}")
+        log.error("channel %s failed in sending: %s\n%s", row.channel, type(exc).__name__, frames(exc))
+        return _note(
+            row, DeliveryStatus.UNKNOWN, code="internal", message=f"The channel's plugin failed: {type(exc).__name__}."
+        )
     return _sent(row, sent)
+
+
+def _wait_s(wished_s: float | None, attempts: int) -> float:
+    """How long to wait before the next try: the vendor's wish within reason, else longer each time."""
+    usual = _RETRY_S[min(attempts, len(_RETRY_S)) - 1]
+    if not isinstance(wished_s, int | float) or not math.isfinite(wished_s):
+        return usual
+    return min(max(float(wished_s), 1.0), _LONGEST_WAIT_S)
+
+
+def _sound(sent: object) -> bool:
+    """Whether a plugin's answer can be stored as it is."""
+    return (
+        isinstance(sent, Sent)
+        and isinstance(sent.external_id, str)
+        and 0 < len(sent.external_id) <= 120
+        and clean(sent.external_id) == sent.external_id
+        and isinstance(sent.status, DeliveryStatus)
+        and (sent.segments is None or (type(sent.segments) is int and 0 <= sent.segments < 1000))
+    )
 
 
 def _is_another(row: Any, found: Sent) -> bool:
@@ -117,20 +142,26 @@ def _outbound(row: Any, channel: Channel) -> OutboundMessage:
 
 
 def _sent(row: Any, sent: Sent) -> DeliveryStatus:
-    at = now()
-    with writing() as connection:
-        connection.execute(
-            update(_table)
-            .where(_table.c.id == row.id)
-            .values(
-                status=_forward(sent.status),
-                external_id=sent.external_id,
-                segments=sent.segments,
-                error_code=None,
-                error_message=None,
-                updated_at=at,
+    if not _sound(sent):
+        log.error("the plugin of channel %s gave no proper account of what it sent", row.channel)
+        return _note(row, DeliveryStatus.UNKNOWN, code="internal", message="The channel's plugin gave no proper account.")
+    try:
+        with writing() as connection:
+            connection.execute(
+                update(_table)
+                .where(_table.c.id == row.id, _table.c.attempts == row.attempts)
+                .values(
+                    status=_forward(sent.status),
+                    external_id=sent.external_id,
+                    segments=sent.segments,
+                    error_code=None,
+                    error_message=None,
+                    updated_at=now(),
+                )
             )
-        )
+    except IntegrityError:
+        log.error("channel %s gave the id of another message", row.channel)
+        return _note(row, DeliveryStatus.UNKNOWN, code="internal", message="The vendor's id is that of another message.")
     status = sent.status
     # The vendor's first receipt may have come before we knew the message's id.
     for early in receipts.early(row.channel, sent.external_id):
@@ -148,12 +179,12 @@ def _forward(status: DeliveryStatus) -> Any:
 
 def _note(row: Any, status: DeliveryStatus, *, code: str, message: str) -> DeliveryStatus:
     """Record that a message was not sent, or may not have been, for the person's page and the operator's log."""
-    at = now()
+    at, code, message = now(), clean(str(code))[:40], clean(str(message))[:2000]
     with writing() as connection:
         connection.execute(
             update(_table)
             .where(_table.c.id == row.id)
-            .values(status=_forward(status), error_code=code[:40], error_message=message, updated_at=at)
+            .values(status=_forward(status), error_code=code, error_message=message, updated_at=at)
         )
         connection.execute(
             insert(ErrorLog),
@@ -177,12 +208,16 @@ def _again(row: Any, wait_s: float, why: SendFailed) -> DeliveryStatus:
     with writing() as connection:
         connection.execute(
             update(_table)
-            .where(_table.c.id == row.id, _table.c.status == DeliveryStatus.SENDING)
+            .where(
+                _table.c.id == row.id,
+                _table.c.status == DeliveryStatus.SENDING,
+                _table.c.attempts == row.attempts,
+            )
             .values(
                 status=DeliveryStatus.PENDING,
                 next_try_at=at + timedelta(seconds=wait_s),
-                error_code=(why.vendor_code or why.code)[:40],
-                error_message=why.message,
+                error_code=clean(str(why.vendor_code or why.code))[:40],
+                error_message=clean(why.message)[:2000],
                 updated_at=at,
             )
         )
@@ -194,11 +229,7 @@ def _learn_opt_out(row: Any) -> None:
     """The carrier knows of an opt-out that we do not: keep it, so that nothing is tried again."""
     at = now()
     with writing() as connection:
-        connection.execute(
-            update(Identity)
-            .where(Identity.medium == row.medium, Identity.address == row.address, Identity.opted_out_at.is_(None))
-            .values(opted_out_at=at, consent_word="(told by the carrier)", consent_at=at)
-        )
+        incoming.opt_out(connection, row.medium, row.address, "(told by the carrier)", at)
         incoming.silence(connection, row.medium, row.address, at)
 
 
@@ -249,23 +280,35 @@ def look_up(delivery_id: uuid.UUID) -> DeliveryStatus:
     try:
         with _send_limits():
             found = channel.find_sent(_outbound(row, channel), (now() - since).total_seconds() + 60, http.client())
-    except SendUnknown as exc:
-        log.info("delivery %s stays unknown: %s", row.id, exc.message)
-        with writing() as connection:
-            connection.execute(
-                update(_table).where(_table.c.id == row.id).values(next_try_at=now() + timedelta(seconds=_LOOK_UP_AGAIN_S))
-            )
-        return DeliveryStatus.UNKNOWN
+    except (Exception, SystemExit) as exc:
+        log.info("delivery %s stays unknown: %s", row.id, exc.message if isinstance(exc, SendUnknown) else type(exc).__name__)
+        return _stays_unknown(row)
     if found is not None:
-        return _sent(row, found) if not _is_another(row, found) else DeliveryStatus.UNKNOWN
+        return _stays_unknown(row) if _is_another(row, found) else _sent(row, found)
     if row.attempts >= MAX_TRIES:
         return _note(row, DeliveryStatus.FAILED, code="send_unknown", message="The vendor never took the message.")
     with writing() as connection:
         # The one step backwards there is: the vendor has just said that it does not have the message.
         connection.execute(
             update(_table)
-            .where(_table.c.id == row.id, _table.c.status == DeliveryStatus.UNKNOWN)
+            .where(
+                _table.c.id == row.id,
+                _table.c.status == DeliveryStatus.UNKNOWN,
+                # Or somebody else has looked and sent meanwhile, and this is about the next try.
+                _table.c.attempts == row.attempts,
+            )
             .values(status=DeliveryStatus.PENDING, next_try_at=None, updated_at=now())
         )
     queues.put(queue_redis(), queues.DELIVER, [str(row.id)], queues.NORMAL)
     return DeliveryStatus.PENDING
+
+
+def _stays_unknown(row: Any) -> DeliveryStatus:
+    """Ask again later, not at every sweep."""
+    with writing() as connection:
+        connection.execute(
+            update(_table)
+            .where(_table.c.id == row.id, _table.c.status == DeliveryStatus.UNKNOWN)
+            .values(next_try_at=now() + timedelta(seconds=_LOOK_UP_AGAIN_S))
+        )
+    return DeliveryStatus.UNKNOWN

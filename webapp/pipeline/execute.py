@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import time
 import traceback
 import uuid
@@ -18,11 +19,12 @@ from typing import Any
 
 from sqlalchemy import bindparam, select, update
 
-from webapp.contracts.calls import Role, Text, TextCall, Turn, Usage
-from webapp.contracts.errors import MalformedAnswer, ProviderError, TimedOut
+from webapp.contracts.calls import Finish, Role, Text, TextCall, Turn, Usage
+from webapp.contracts.errors import LimitReached, MalformedAnswer, ProviderError, TimedOut
+from webapp.contracts.limits import Dimension
 from webapp.contracts.segments import economical, fit
 from webapp.contracts.sorting import Sorting
-from webapp.contracts.texts import clean
+from webapp.contracts.texts import clean, frames
 from webapp.extensions import current_settings, now, reading, table_of, writing
 from webapp.models import Request, RequestStatus
 from webapp.models.columns import new_id
@@ -30,6 +32,7 @@ from webapp.pipeline import lease, words
 from webapp.pipeline.plain import plain_text
 from webapp.pipeline.settle import Ending, Used, settle
 from webapp.pipeline.stream import Publisher
+from webapp.quota import holds
 from webapp.registry import current_registry
 from webapp.routing import costs, http, prices, route
 from webapp.routing.route import Target
@@ -57,6 +60,8 @@ class Claimed:
     max_output_tokens: int
     attempt: int
     reply_channel: str | None
+    held_microusd: int
+    cancel_asked_at: datetime | None
 
 
 _table = table_of(Request)
@@ -79,6 +84,8 @@ _claim = (
         _table.c.max_output_tokens,
         _table.c.attempts,
         _table.c.reply_channel,
+        _table.c.held_microusd,
+        _table.c.cancel_asked_at,
     )
 )
 
@@ -118,17 +125,21 @@ def run(taken: Claimed) -> Iterator[str]:
     usage: Usage | None = None
     stopped = False
     try:
-        sorting = _sort(taken.prompt)
-        target = route.choose()
-        call = _call(taken, target)
-        for piece in _pieces(target, call):
-            if isinstance(piece, Usage):
-                usage = piece
-                break
-            stopped = publisher.piece(piece.text)
-            yield piece.text
-            if stopped:
-                break
+        stopped = taken.cancel_asked_at is not None
+        if not stopped:
+            sorting = _sort(taken.prompt)
+            target = route.choose()
+            _afford(taken, target)
+            call = _call(taken, target)
+            for piece in _pieces(target, call):
+                if isinstance(piece, Usage):
+                    usage = _plausible(piece)
+                    break
+                # Redis says it at once, the lease's thread within seconds, should Redis be away.
+                stopped = publisher.piece(piece.text) or lease.asked_to_stop(taken.claim)
+                yield piece.text
+                if stopped:
+                    break
         ending = _ended(publisher.text, usage, stopped=stopped)
     except ProviderError as exc:
         ending = replace(
@@ -138,6 +149,8 @@ def run(taken: Claimed) -> Iterator[str]:
             detail=f"{exc.message} {exc.detail}".strip(),
         )
         log.warning("request %s failed: %s", taken.id, exc.code)
+    except LimitReached as exc:
+        ending = replace(ending, error_code=exc.code, error_message=exc.message, detail=exc.message)
     except GeneratorExit:
         ending = _ended(publisher.text, usage, stopped=True)
         raise
@@ -145,7 +158,7 @@ def run(taken: Claimed) -> Iterator[str]:
         # Also what ends the job rather than the request: RQ's time limit, a stop by command, a plugin that calls exit().
         code = TimedOut.code if type(exc).__name__ == "JobTimeoutException" else "internal"
         ending = replace(ending, error_code=code, error_message=words.failed(code), detail=traceback.format_exc()[-8000:])
-        log.exception("request %s failed", taken.id)
+        log.error("request %s failed: %s\n%s", taken.id, type(exc).__name__, frames(exc))
         if code == TimedOut.code or not isinstance(exc, Exception):
             raise
     finally:
@@ -163,6 +176,16 @@ def run(taken: Claimed) -> Iterator[str]:
                 publisher.end(ending.status)
         finally:
             lease.end(taken.claim)
+
+
+def _afford(taken: Claimed, target: Target) -> None:
+    """Hold what the target may cost beyond what was held at admission, when another one was to serve, or none was known."""
+    most = costs.most(target, taken.max_input_tokens, taken.max_output_tokens).cost_microusd
+    if most <= taken.held_microusd:
+        return
+    with writing() as connection:
+        if not holds.top_up(connection, taken.id, Dimension.COST, most - taken.held_microusd):
+            raise LimitReached(words.TOO_DEAR, limit="spending", resets_at=now())
 
 
 def _as_message(taken: Claimed, answer: str | None) -> str:
@@ -212,12 +235,22 @@ def _sort(text: str) -> Sorting | None:
     for categorizer in current_registry().categorizers.values():
         try:
             opinion = categorizer.sort(text)
-        except Exception:
-            log.exception("categorizer %s failed", categorizer.name)
-            continue
-        if isinstance(opinion, Sorting):
-            opinions.append(opinion)
+            if opinion is not None and _sound(opinion):
+                opinions.append(opinion)
+        except Exception as exc:
+            log.error("categorizer %s failed: %s\n%s", categorizer.name, type(exc).__name__, frames(exc))
     return max(opinions, key=lambda o: o.confidence, default=None)
+
+
+def _sound(opinion: Sorting) -> bool:
+    """Whether an opinion can be compared and stored."""
+    numbers = (opinion.confidence, opinion.complexity)
+    return (
+        isinstance(opinion, Sorting)
+        and isinstance(opinion.category, str)
+        and 0 < len(opinion.category) <= 40
+        and all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
+    )
 
 
 def _call(taken: Claimed, target: Target) -> TextCall:
@@ -268,7 +301,6 @@ def _used(target: Target | None, call: TextCall | None, usage: Usage | None, tex
     if target is None or call is None:
         return Used()
     name = target.provider.name
-    usage = _plausible(usage)
     reported = usage is not None and usage.input_tokens is not None and usage.output_tokens is not None
     if not reported and not text:
         return Used(provider=name, model=target.model)
@@ -291,10 +323,8 @@ def _used(target: Target | None, call: TextCall | None, usage: Usage | None, tex
     )
 
 
-def _plausible(usage: Usage | None) -> Usage | None:
+def _plausible(usage: Usage) -> Usage:
     """The vendor's count with impossible numbers taken out: they would spoil the books, so they count as not reported."""
-    if usage is None:
-        return None
     tokens = {
         name: value if type(value) is int and 0 <= value <= _TOKENS_MAX else None
         for name in ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
@@ -306,6 +336,7 @@ def _plausible(usage: Usage | None) -> Usage | None:
         output_tokens=tokens["output_tokens"],
         cached_tokens=tokens["cached_tokens"] or 0,
         reasoning_tokens=tokens["reasoning_tokens"] or 0,
+        finish=usage.finish if isinstance(usage.finish, Finish) else Finish.UNKNOWN,
         model=clean(str(usage.model)),
         vendor_request_id=clean(str(usage.vendor_request_id)),
     )

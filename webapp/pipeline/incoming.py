@@ -9,7 +9,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -175,20 +175,33 @@ def _honour(
     medium = _medium(message)
     channel = current_registry().channels.get(message.channel)
     answered = message.consent is not None or (channel is not None and channel.answers_consent_words)
-    if sender is None and consent is not Consent.HELP:
-        # A stranger's STOP must bind later messages that somebody might send by hand, so it needs a place to be kept.
-        _register(connection, medium, message.sender, active=False, at=at)
-    where = (Identity.medium == medium, Identity.address == message.sender)
-    values = {"consent_word": text[:40], "consent_at": at}
     if consent is Consent.STOP:
-        connection.execute(update(Identity).where(*where).values(opted_out_at=at, **values))
+        opt_out(connection, medium, message.sender, text[:40], at)
         silence(connection, medium, message.sender, at)
         return ""
     if consent is Consent.START:
-        connection.execute(update(Identity).where(*where).values(opted_out_at=None, **values))
-        return "" if answered or sender is None else words.WELCOME_BACK
+        connection.execute(
+            update(Identity)
+            .where(Identity.medium == medium, Identity.address == message.sender)
+            .values(opted_out_at=None, consent_word=text[:40], consent_at=at)
+        )
+        # Somebody who is not served is not told that they will be.
+        return "" if answered or sender is None or not sender.active else words.WELCOME_BACK
     opted_out = sender is not None and sender.opted_out_at is not None
     return "" if answered or opted_out else words.HELP
+
+
+def opt_out(connection: Connection, medium: str, address: str, word: str, at: datetime) -> None:
+    """Keep that an address wants no messages. A stranger's STOP binds later messages, too, so it gets a place to be kept."""
+    known = connection.execute(
+        update(Identity)
+        .where(Identity.medium == medium, Identity.address == address)
+        .values(opted_out_at=func.coalesce(Identity.opted_out_at, at), consent_word=word, consent_at=at)
+    )
+    if known.rowcount:
+        return
+    _register(connection, medium, address, active=False, at=at)
+    opt_out(connection, medium, address, word, at)
 
 
 def silence(connection: Connection, medium: str, address: str, at: datetime) -> None:

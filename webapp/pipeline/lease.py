@@ -15,15 +15,15 @@ from typing import cast
 
 from flask import Flask, current_app
 from sqlalchemy import update
-from sqlalchemy.exc import SQLAlchemyError
 
 from webapp.extensions import current_settings, now, writing
-from webapp.models import Request, RequestStatus
+from webapp.models import Request, RequestStatus, unfinished
 
 log = logging.getLogger(__name__)
 
 _guard = threading.Lock()
 _held: dict[uuid.UUID, Flask] = {}
+_asked: set[uuid.UUID] = set()
 _changed = threading.Event()
 _thread_of_pid = 0
 
@@ -46,6 +46,12 @@ def end(claim: uuid.UUID) -> None:
     """Let go of a claim: the request is settled, or could not be and is to be taken over."""
     with _guard:
         _held.pop(claim, None)
+        _asked.discard(claim)
+
+
+def asked_to_stop(claim: uuid.UUID) -> bool:
+    """Whether somebody wants this execution to stop, as far as the last look into the database has shown."""
+    return claim in _asked
 
 
 def _keep() -> None:
@@ -61,7 +67,8 @@ def _keep() -> None:
             with app.app_context():
                 try:
                     prolong()
-                except SQLAlchemyError as exc:
+                except Exception as exc:
+                    # Whatever it is: without this thread all work here would be taken for dead.
                     log.warning("could not prolong leases: %s", type(exc).__name__)
 
 
@@ -78,8 +85,12 @@ def prolong() -> int:
     if not claims:
         return 0
     with writing() as connection:
-        return connection.execute(
+        rows = connection.execute(
             update(Request)
-            .where(Request.claim.in_(claims), Request.status == RequestStatus.PROCESSING)
+            .where(Request.claim.in_(claims), Request.status == RequestStatus.PROCESSING, unfinished())
             .values(lease_until=now() + timedelta(seconds=current_settings().lease_s))
-        ).rowcount
+            .returning(Request.claim, Request.cancel_asked_at)
+        ).all()
+    with _guard:
+        _asked.update(row.claim for row in rows if row.cancel_asked_at is not None and row.claim in _held)
+    return len(rows)

@@ -12,7 +12,8 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from webapp.contracts.channels import RANK, DeliveryStatus, Receipt
 from webapp.contracts.events import DeliveryEvent
-from webapp.extensions import now, queue_redis, table_of, writing
+from webapp.contracts.texts import clean
+from webapp.extensions import now, queue_redis, reading, table_of, writing
 from webapp.models import Delivery
 from webapp.models import Receipt as ReceiptRow
 from webapp.models.columns import new_id
@@ -42,13 +43,29 @@ def record(news: Receipt) -> bool:
 
     False if the message is not known (yet): the news is then kept for a while, in case it overtook the vendor's own answer.
     """
+    if _recorded(news):
+        return True
+    _keep_early(news)
+    # The sender may have learned the message's id, and looked for early news, between the look and the keeping.
+    with reading() as connection:
+        known = connection.execute(
+            select(_table.c.id).where(_table.c.channel == news.channel, _table.c.external_id == news.external_id)
+        ).first()
+    if known is None:
+        return False
+    for kept in early(news.channel, news.external_id):
+        _recorded(kept)
+    return True
+
+
+def _recorded(news: Receipt) -> bool:
     at = now()
+    code = clean(str(news.error_code))[:40] or None
     with writing() as connection:
         row = connection.execute(
             select(_table).where(_table.c.channel == news.channel, _table.c.external_id == news.external_id)
         ).first()
         if row is None:
-            _keep_early(news)
             return False
         upsert = sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert
         connection.execute(
@@ -57,7 +74,7 @@ def record(news: Receipt) -> bool:
                 "id": new_id(),
                 "delivery_id": row.id,
                 "status": news.status,
-                "error_code": news.error_code or None,
+                "error_code": code,
                 "received_at": at,
             },
         )
@@ -65,10 +82,10 @@ def record(news: Receipt) -> bool:
         moved = connection.execute(
             update(_table)
             .where(_table.c.id == row.id, _table.c.status.in_(behind))
-            .values(status=news.status, error_code=news.error_code or None, updated_at=at)
+            .values(status=news.status, error_code=code, updated_at=at)
         )
     if moved.rowcount:
-        emit(row, news.status, news.error_code)
+        emit(row, news.status, code or "")
     return True
 
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert, update
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, StatementError
 
 from webapp import queues
 from webapp.contracts.channels import DeliveryStatus
 from webapp.contracts.events import RequestEvent
 from webapp.contracts.limits import Dimension
+from webapp.contracts.texts import clean
 from webapp.extensions import now, queue_redis, table_of, writing
 from webapp.models import (
     Attempt,
@@ -118,22 +119,44 @@ _end = (
 def settle(request_id: uuid.UUID, claim: uuid.UUID, ending: Ending) -> bool:
     """End a request that this execution holds. False if it does not hold it any more: it was cancelled, or taken over after
     this process was taken for dead; then nothing is changed."""
-    at = now()
-    for wait_s in (*_DATABASE_WAITS_S, None):
-        try:
-            with writing() as connection:
-                done = settle_within(connection, request_id, claim, ending, at)
-            break
-        except OperationalError:
-            # The database may be restarting. An answer that was paid for is worth a short wait.
-            if wait_s is None:
-                raise
-            time.sleep(wait_s)
+    try:
+        done = _settle_patiently(request_id, claim, ending)
+    except OperationalError:
+        raise
+    except (StatementError, UnicodeError):
+        # What cannot be stored came from a vendor or a plugin. It must not cost the operator the same call again.
+        log.exception("request %s could not be settled as it ended; it is settled without its texts", request_id)
+        ending = Ending(
+            RequestStatus.FAILED,
+            replace(ending.used, model="", vendor_request_id=""),
+            error_code="internal",
+            error_message=words.failed("internal"),
+            started_at=ending.started_at,
+        )
+        done = _settle_patiently(request_id, claim, ending)
     if done is None:
         log.info("request %s was settled by somebody else", request_id)
         return False
     after_commit(request_id, done, ending)
     return True
+
+
+def _settle_patiently(request_id: uuid.UUID, claim: uuid.UUID, ending: Ending) -> Settled | None:
+    for wait_s in (*_DATABASE_WAITS_S, None):
+        try:
+            with writing() as connection:
+                return settle_within(connection, request_id, claim, ending, now())
+        except OperationalError:
+            # The database may be restarting. An answer that was paid for is worth a short wait.
+            if wait_s is None:
+                raise
+            time.sleep(wait_s)
+    raise AssertionError("unreachable")
+
+
+def _cut(text: str | None, size: int) -> str | None:
+    """What fits into a column of `size` characters, None for nothing: plugins and vendors write what they like."""
+    return clean(str(text))[:size] or None if text else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,14 +176,14 @@ def settle_within(
         "b_id": request_id,
         "b_claim": claim,
         "status": ending.status,
-        "answer": ending.answer,
-        "finish": ending.finish or None,
-        "category": ending.category,
+        "answer": clean(ending.answer) if ending.answer else None,
+        "finish": _cut(ending.finish, 40),
+        "category": _cut(ending.category, 40),
         "complexity": ending.complexity,
-        "error_code": ending.error_code or None,
-        "error_message": ending.error_message or None,
-        "provider": used.provider or None,
-        "model": used.model[:120] or None,
+        "error_code": _cut(ending.error_code, 40),
+        "error_message": _cut(ending.error_message, 2000),
+        "provider": _cut(used.provider, 40),
+        "model": _cut(used.model, 120),
         "input_tokens": used.input_tokens,
         "output_tokens": used.output_tokens,
         "cost_microusd": used.cost_microusd,
@@ -170,6 +193,8 @@ def settle_within(
     if row is None:
         return None
     counted = 1 if ending.answer else 0
+    # The person comes before the counters, as in admission: the other way round two transactions could wait for each other.
+    _marks(connection, row, counted, at)
     holds.settle(
         connection,
         request_id,
@@ -181,16 +206,15 @@ def settle_within(
         at,
     )
     _books(connection, request_id, row, ending, counted, at)
-    _marks(connection, row, counted, at)
     delivery_id = _answer(connection, request_id, row, ending, at)
     if ending.status is RequestStatus.FAILED:
         connection.execute(
             insert(ErrorLog),
             {
                 "id": new_id(),
-                "kind": ending.error_code,
-                "message": ending.error_message or ending.error_code,
-                "detail": ending.detail or None,
+                "kind": _cut(ending.error_code, 40) or "internal",
+                "message": _cut(ending.error_message, 2000) or "A request failed.",
+                "detail": _cut(ending.detail, 20_000),
                 "person_id": row.person_id,
                 "request_id": request_id,
                 "created_at": at,
@@ -224,19 +248,20 @@ def after_commit(request_id: uuid.UUID, settled: Settled, ending: Ending) -> Non
 def _books(connection: Connection, request_id: uuid.UUID, row: Any, ending: Ending, counted: int, at: datetime) -> None:
     """The attempt, and the ledger entry of whatever was used."""
     used = ending.used
-    if row.attempts:
+    # A request that is cancelled before it runs (again) had no attempt; the one before, if any, is written already.
+    if ending.started_at is not None:
         connection.execute(
             insert(Attempt),
             {
                 "id": new_id(),
                 "request_id": request_id,
                 "number": row.attempts,
-                "provider": used.provider or None,
-                "model": used.model[:120] or None,
+                "provider": _cut(used.provider, 40),
+                "model": _cut(used.model, 120),
                 "outcome": ending.status,
-                "error_code": ending.error_code or None,
-                "vendor_request_id": used.vendor_request_id[:120] or None,
-                "started_at": ending.started_at or row.started_at or at,
+                "error_code": _cut(ending.error_code, 40),
+                "vendor_request_id": _cut(used.vendor_request_id, 120),
+                "started_at": ending.started_at,
                 "ended_at": at,
             },
         )
@@ -251,8 +276,8 @@ def _books(connection: Connection, request_id: uuid.UUID, row: Any, ending: Endi
             "organization_id": row.organization_id,
             "channel": row.channel,
             "operation": row.operation,
-            "provider": used.provider,
-            "model": used.model[:120],
+            "provider": _cut(used.provider, 40) or "",
+            "model": _cut(used.model, 120) or "",
             "requests": counted,
             "input_tokens": used.input_tokens,
             "output_tokens": used.output_tokens,

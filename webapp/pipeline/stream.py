@@ -74,6 +74,7 @@ class Publisher:
         self._must_reset = attempt > 1
         self._attempt = attempt
         self._begun = False
+        self._length = 0
         self._retry_at = 0.0
 
     def piece(self, text: str) -> bool:
@@ -103,6 +104,7 @@ class Publisher:
             with self._client.pipeline(transaction=False) as pipe:
                 pipe.xadd(self._key, {"k": kind.value, "t": text, "a": self._attempt})
                 pipe.exists(self._cancel)
+                pipe.xlen(self._key)
                 if not self._begun or kind is Kind.END:
                     pipe.expire(self._key, KEEP_S)
                 answers = pipe.execute()
@@ -113,8 +115,12 @@ class Publisher:
             self._retry_at = time.monotonic() + _OUTAGE_POLL_S
             return False
         self._begun = True
+        before, self._length = self._length, int(answers[2])
         if kind is Kind.RESET:
             self._must_reset = False
+        elif self._length <= before and kind is Kind.PIECE:
+            # Redis has forgotten the beginning: a reader who comes now gets it once more.
+            return self._send(Kind.RESET, self.text) or bool(answers[1])
         return bool(answers[1])
 
 
@@ -155,10 +161,16 @@ def read(request_id: uuid.UUID, after: str = "", for_s: float = 600.0) -> Iterat
         except redis.RedisError:
             found = None
             time.sleep(_OUTAGE_POLL_S)
-        if not found:
-            if status := _ended(request_id):
+        if not found and (status := _ended(request_id)):
+            # What was published between the read and this look is still to be read; then it is the end.
+            try:
+                found = client.xread({_key(request_id): last}, count=10_000)
+            except redis.RedisError:
+                found = None
+            if not found:
                 yield StreamEvent(f"{last}.{attempt}", Kind.END, status)
                 return
+        if not found:
             yield StreamEvent("", Kind.WAITING, "")
             continue
         for entry, by, event in _events(found):

@@ -6,19 +6,21 @@ The database says what is unfinished; Redis is only asked what it knows of it.
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import redis
 from sqlalchemy import ColumnElement, Select, insert, or_, select, true, update
+from sqlalchemy.exc import OperationalError
 
 from webapp import queues
 from webapp.contracts.channels import DeliveryStatus
 from webapp.extensions import current_settings, now, queue_redis, reading, writing
-from webapp.models import Attempt, Conversation, Delivery, Request, RequestStatus
+from webapp.models import Attempt, Conversation, Delivery, Request, RequestStatus, unfinished
 from webapp.models.columns import new_id
 from webapp.pipeline import deliver, lease, stream, words
 from webapp.pipeline.admit import job_timeout_s
@@ -27,11 +29,13 @@ from webapp.queues import Task
 
 log = logging.getLogger(__name__)
 
-_BATCH = 1000
+_BATCH = 5000
+_leases_count_from = 0.0
 _YOUNG_S = 3.0
 """What was stored a moment ago is being enqueued by whoever stored it."""
 _LOOK_UP_AFTER_S = 5.0
 _LOOK_UP_FOR_S = 24 * 3600
+_LOOK_UP_BUDGET_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,13 @@ class Swept:
 
 def sweep() -> Swept:
     """Put back on the road whatever fell off it."""
-    taken_over, given_up = _take_over()
+    global _leases_count_from
+    try:
+        taken_over, given_up = _take_over() if time.monotonic() >= _leases_count_from else (0, 0)
+    except OperationalError:
+        # While the database is away nobody can prolong a lease: afterwards everybody gets the time to do it.
+        _leases_count_from = time.monotonic() + current_settings().lease_s
+        raise
     swept = Swept(
         enqueued=_enqueue_waiting(),
         taken_over=taken_over,
@@ -72,7 +82,7 @@ def _take_over() -> tuple[int, int]:
     taken_over = given_up = 0
     for row in lost:
         if row.attempts >= current_settings().max_attempts:
-            given_up += _give_up(row.id, row.claim)
+            given_up += _give_up(row, at)
         elif _back_to_the_queue(row, "lost", "worker_lost", Request.lease_until < at):
             taken_over += 1
             log.warning("request %s is taken over: its process died in attempt %d", row.id, row.attempts)
@@ -123,20 +133,27 @@ def _back_to_the_queue(row: Any, outcome: str, code: str, condition: ColumnEleme
     return True
 
 
-def _give_up(request_id: uuid.UUID, claim: uuid.UUID) -> int:
+def _give_up(row: Any, at: datetime) -> int:
     ending = Ending(
         RequestStatus.FAILED,
         Used(),
         error_code="worker_lost",
         error_message=words.failed("worker_lost"),
         detail=f"The executing process died {current_settings().max_attempts} times.",
+        started_at=row.started_at,
     )
     with writing() as connection:
-        settled = settle_within(connection, request_id, claim, ending, now())
+        # Its process may have come back to life since it was found.
+        dead = connection.execute(
+            update(Request)
+            .where(Request.id == row.id, Request.claim == row.claim, Request.lease_until < at)
+            .values(lease_until=at)
+        )
+        settled = settle_within(connection, row.id, row.claim, ending, now()) if dead.rowcount == 1 else None
     if settled is None:
         return 0
-    after_commit(request_id, settled, ending)
-    stream.publish_end(request_id, RequestStatus.FAILED)
+    after_commit(row.id, settled, ending)
+    stream.publish_end(row.id, RequestStatus.FAILED)
     return 1
 
 
@@ -145,8 +162,8 @@ def _enqueue_waiting() -> int:
     with reading() as connection:
         rows = connection.execute(
             select(Request.id, Request.queue)
-            .where(Request.status == RequestStatus.QUEUED, Request.created_at < before)
-            .order_by(Request.id)
+            .where(Request.status == RequestStatus.QUEUED, unfinished(), Request.created_at < before)
+            .order_by(Request.priority.desc(), Request.id)
             .limit(_BATCH)
         ).all()
     enqueued = 0
@@ -220,14 +237,20 @@ def _look_up_unknown() -> int:
                     or_(Delivery.next_try_at.is_(None), Delivery.next_try_at <= at),
                     Delivery.created_at > at - timedelta(seconds=_LOOK_UP_FOR_S),
                 )
+                .order_by(Delivery.updated_at)
                 .limit(50)
             )
             .scalars()
             .all()
         )
+    # A vendor that hangs must not keep the sweep from everybody else's work.
+    until, looked_up = time.monotonic() + _LOOK_UP_BUDGET_S, 0
     for delivery_id in unknown:
+        if time.monotonic() > until:
+            break
         deliver.look_up(delivery_id)
-    return len(unknown)
+        looked_up += 1
+    return looked_up
 
 
 def close_idle_conversations() -> int:

@@ -16,6 +16,7 @@ HELP = (
 WELCOME_BACK = "You will get answers again. Reply STOP at any time to end them."
 TEXT_ONLY = "Only text can be read here so far. Please send your question as a text message."
 LIMITS_UNKNOWN = "This cannot be accepted just now. Please try again in a few minutes."
+TOO_DEAR = "What is left of your plan does not pay for the model that answers now. Please try again later."
 NOT_INVITED = "This number answers invited people only. Ask its operator to add you."
 
 _FAILED = {
@@ -23,6 +24,7 @@ _FAILED = {
     "provider_rate_limited": "The assistant is very busy. Please try again in a few minutes.",
     "content_refused": "The assistant's vendor declined to answer this. Please put it another way.",
     "context_too_long": "This is more text than the model can read. Please send less of it.",
+    "limit_reached": TOO_DEAR,
     "worker_lost": "Your request was interrupted several times and was given up. Please try again.",
 }
 _FAILED_OTHERWISE = "The assistant could not answer just now. Please try again in a few minutes."

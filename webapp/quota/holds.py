@@ -132,6 +132,35 @@ def take(connection: Connection, request_id: uuid.UUID, wanted: Sequence[Need]) 
     connection.exec_driver_sql(_statement(_HOLD, driver.mark, rows), tuple(held))
 
 
+def top_up(connection: Connection, request_id: uuid.UUID, dimension: Dimension, more: int) -> bool:
+    """Hold `more` of a dimension for a request that holds some already; False if there is no room, and the caller rolls back.
+
+    For the rare request that turns out to cost more than was known when it was admitted.
+    """
+    driver = _DRIVERS[connection.dialect.name]
+    mark = driver.mark
+    mine = (driver.identity(request_id), dimension.value)
+    held = connection.exec_driver_sql(
+        f"SELECT subject, name, period, starts_at FROM hold WHERE request_id = {mark} AND dimension = {mark} "  # noqa: S608
+        "AND settled_at IS NULL",
+        mine,
+    ).all()
+    for key in sorted(held, key=lambda hold: tuple(hold)[:3]):
+        raised = connection.exec_driver_sql(
+            f"UPDATE limit_counter SET held = held + {mark} WHERE subject = {mark} AND name = {mark} "  # noqa: S608
+            f"AND period = {mark} AND starts_at = {mark} AND used + held + {mark} <= maximum",
+            (more, *key, more),
+        )
+        if raised.rowcount != 1:
+            return False
+    connection.exec_driver_sql(
+        f"UPDATE hold SET amount = amount + {mark} WHERE request_id = {mark} AND dimension = {mark} "  # noqa: S608
+        "AND settled_at IS NULL",
+        (more, *mine),
+    )
+    return True
+
+
 def settle(connection: Connection, request_id: uuid.UUID, used: Mapping[Dimension, int], at: datetime) -> None:
     """Turn a request's holds into what was `used`; what was held beyond that is free again. Repeating it changes nothing.
 

@@ -47,13 +47,22 @@ def choose(registry: Registry | None = None) -> Target:
     named = current_settings().chat_model
     if named:
         return _named(registry, named)
-    ready = [p for p in registry.providers.values() if not p.missing()]
+    ready = [p for p in registry.providers.values() if not missing(p)]
     for provider in sorted(ready, key=lambda p: (p.preference, p.name)):
         if provider.probe_needed and not answers(provider):
             continue
         if provider.default_model:
             return Target(provider, provider.default_model, "the first provider that is ready")
     raise Unavailable("No provider is ready.", detail="No provider plugin is ready: run `switchhook doctor`.")
+
+
+def missing(provider: TextProvider) -> str:
+    """What keeps a provider from being used, '' if it is ready; a plugin that fails in saying it is not."""
+    try:
+        return provider.missing()
+    except Exception as exc:
+        log.error("the plugin of %s failed: %s", provider.name, type(exc).__name__)
+        return f"its plugin failed ({type(exc).__name__})"
 
 
 def answers(provider: TextProvider) -> bool:
@@ -65,8 +74,12 @@ def answers(provider: TextProvider) -> bool:
         known = _probes.get(provider.name)
         if known and time.monotonic() - known.at < PROBE_TTL_S:
             return known.ok
-        with http.call_limits(timeout_s=PROBE_TIMEOUT_S, silence_s=PROBE_TIMEOUT_S):
-            ok = provider.check(http.client()).ok
+        try:
+            with http.call_limits(timeout_s=PROBE_TIMEOUT_S, silence_s=PROBE_TIMEOUT_S):
+                ok = bool(provider.check(http.client()).ok)
+        except Exception as exc:
+            log.error("the plugin of %s failed in its check: %s", provider.name, type(exc).__name__)
+            ok = False
         if known is None or known.ok != ok:
             log.debug("%s %s", provider.label, "answers and will be used" if ok else "does not answer")
         _probes[provider.name] = _Probe(time.monotonic(), ok)
@@ -81,6 +94,6 @@ def _named(registry: Registry, named: str) -> Target:
             "The chosen model cannot be used.",
             detail=f"SWITCHHOOK_CHAT_MODEL names the provider {name!r}; there are {', '.join(sorted(registry.providers))}.",
         )
-    if missing := provider.missing():
-        raise Unavailable("The chosen model cannot be used.", detail=f"SWITCHHOOK_CHAT_MODEL is {named}, but {missing}.")
+    if lacks := missing(provider):
+        raise Unavailable("The chosen model cannot be used.", detail=f"SWITCHHOOK_CHAT_MODEL is {named}, but {lacks}.")
     return Target(provider, model, "named in SWITCHHOOK_CHAT_MODEL")

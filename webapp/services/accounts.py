@@ -170,7 +170,7 @@ def _state(token: ApiToken) -> str:
 
 def _check_password(password: str) -> None:
     if not passwords.MIN_CHARS <= len(password) <= passwords.MAX_CHARS:
-        raise BadInput("password", f"A password has {passwords.MIN_CHARS} to {passwords.MAX_CHARS} characters.")
+        raise BadInput("password", f"A password needs {passwords.MIN_CHARS} to {passwords.MAX_CHARS} characters.")
 
 
 def _audit(session: Session, actor: str, action: str, person_id: uuid.UUID, detail: dict[str, str]) -> None:

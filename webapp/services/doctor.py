@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import redis
 from sqlalchemy import select, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from webapp import queues
 from webapp.contracts.calls import Health, TextProvider
@@ -22,7 +22,7 @@ from webapp.registry import current_registry
 from webapp.routing import costs, http, route
 from webapp.services import setup, workers
 from webapp.services.findings import Finding, Level, blotted
-from webapp.services.settings_check import check_settings, redis_place
+from webapp.services.settings_check import check_settings, redis_place, sqlite_file, unknown_names
 from webapp.settings import Settings
 
 __all__ = ["Finding", "Level", "check_installation", "check_settings"]
@@ -38,17 +38,21 @@ _FIRST_START = "`make run` (or `switchhook up`) makes it."
 
 def check_installation() -> list[Finding]:
     """Everything else, the vendors by a call that costs nothing. Needs an application context; takes some seconds."""
-    registry = current_registry()
-    steps: tuple[Callable[[], Iterable[Finding]], ...] = (_database, _queue, _plugins, _chat, _vendors)
-    found: list[Finding] = []
-    for step in steps:
-        found += step()
+    registry, settings = current_registry(), current_settings()
     things: list[TextProvider | Channel] = [*registry.providers.values(), *registry.channels.values()]
     variables = [variable for thing in things for variable in thing.environment]
-    return blotted(found, current_settings(), variables)
+    found = [*unknown_names(settings, variables), *_database(), *_queue(), *_plugins()]
+    vendors = _vendors()
+    found += [*_chat(vendors), *vendors]
+    return blotted(found, settings, variables)
 
 
 def _database() -> Iterator[Finding]:
+    file = sqlite_file(current_settings())
+    if file is not None and not file.exists() and file.parent == current_settings().data_dir.resolve():
+        # Opening it would make it.
+        yield Finding("database", "schema", Level.WARNING, "there is no database yet", _FIRST_START)
+        return
     try:
         with reading() as connection:
             name = "SQLite" if connection.dialect.name == "sqlite" else "PostgreSQL"
@@ -67,8 +71,10 @@ def _database() -> Iterator[Finding]:
         what, _, cure = exc.message.partition(": ")
         yield Finding("database", "schema", Level.FAULT, what, cure[:1].upper() + cure[1:])
     except SQLAlchemyError as exc:
-        reason = str(getattr(exc, "orig", "") or type(exc).__name__).strip().splitlines()[0]
-        yield Finding("database", "database", Level.FAULT, f"does not answer ({reason})", "Start it, or correct DATABASE_URL.")
+        reason = setup.database_says(exc) if isinstance(exc, DBAPIError) else type(exc).__name__
+        what = "does not answer" if file is None else "cannot be opened"
+        cure = setup.database_cure()
+        yield Finding("database", "database", Level.FAULT, f"{what} ({reason})", cure[:1].upper() + cure[1:])
 
 
 def _house() -> Iterator[Finding]:
@@ -173,7 +179,8 @@ def _plugins() -> Iterator[Finding]:
     yield Finding("plugins", "plugins", Level.OK, f"{loaded} loaded")
 
 
-def _chat() -> Iterator[Finding]:
+def _chat(vendors: Iterable[Finding]) -> Iterator[Finding]:
+    """What serves chat, with what was seen of it among the `vendors`."""
     try:
         target = route.choose()
     except ProviderError as exc:
@@ -187,8 +194,12 @@ def _chat() -> Iterator[Finding]:
             "chat",
             Level.WARNING,
             f"{served}; its answers come from no model",
-            f"For real answers set {_a_key()} in .env and start again, or run Ollama on this machine.",
+            _way_to_a_model(),
         )
+        return
+    ill = [f for f in vendors if (f.area, f.name, f.level) == ("providers", target.provider.name, Level.FAULT)]
+    if ill:
+        yield Finding("providers", "chat", Level.FAULT, f"{served}, which fails", f"See {ill[0].name} below. {ill[0].cure}")
         return
     yield Finding("providers", "chat", Level.OK, served)
     if not costs.most(target, 1000, 1000).known:
@@ -201,13 +212,21 @@ def _chat() -> Iterator[Finding]:
         )
 
 
-def _a_key() -> str:
-    """The key of the vendor that would be taken first."""
-    for provider in sorted(current_registry().providers.values(), key=lambda p: p.preference):
-        for variable in provider.environment:
-            if variable.secret and variable.name in provider.missing():
-                return variable.name
-    return "a vendor's key"
+def _way_to_a_model() -> str:
+    """How to get real answers: mend what somebody began to set up, else set the key of the vendor that is taken first."""
+    given = current_settings().for_plugins()
+    providers = sorted((p for p in current_registry().providers.values() if not p.demo), key=lambda p: p.preference)
+    for provider in providers:
+        if (missing := provider.missing()) and _begun(provider, given):
+            return f"For real answers correct this in .env and start again: {missing}."
+    keys = (v.name for p in providers for v in p.environment if v.secret and v.name in p.missing())
+    key = next(keys, "a vendor's key")
+    return f"For real answers set {key} in .env and start again, or run Ollama on this machine."
+
+
+def _begun(thing: TextProvider | Channel, given: Iterable[str]) -> bool:
+    """Whether somebody has set anything of it."""
+    return any(variable.name in given for variable in thing.environment)
 
 
 def _vendors() -> list[Finding]:
@@ -226,9 +245,9 @@ def _vendors() -> list[Finding]:
 def _vendor(area: str, thing: TextProvider | Channel, given: Iterable[str]) -> Finding:
     try:
         if missing := thing.missing():
-            partly = any(v.secret and v.name in given and v.name not in missing for v in thing.environment)
-            if partly:
-                return Finding(area, thing.name, Level.WARNING, missing, "Set it in .env and start again.")
+            if _begun(thing, given):
+                verb = "Set" if missing.endswith("not set") else "Correct"
+                return Finding(area, thing.name, Level.WARNING, missing, f"{verb} it in .env and start again.")
             return Finding(area, thing.name, Level.OFF, f"not set up ({missing})")
         with http.call_limits(timeout_s=LOOK_S, silence_s=LOOK_S):
             seen = thing.check(http.client())
@@ -239,7 +258,7 @@ def _vendor(area: str, thing: TextProvider | Channel, given: Iterable[str]) -> F
         return Finding(area, thing.name, Level.FAULT, f"its plugin failed ({type(exc).__name__}: {exc})", cure)
     if seen.ok:
         return Finding(area, thing.name, Level.OK, seen.detail)
-    if getattr(thing, "probe_needed", False) and not any(v.name in given for v in thing.environment):
+    if getattr(thing, "probe_needed", False) and not _begun(thing, given):
         # It was only looked for; nobody has asked for it.
         return Finding(area, thing.name, Level.OFF, f"not there ({seen.detail.rstrip('.')})")
     return Finding(area, thing.name, Level.FAULT, seen.detail, seen.cure or "Look into the vendor's console.")

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import redis
-from rq import Worker
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -19,7 +18,7 @@ from webapp.contracts.errors import ProviderError, SetupError
 from webapp.extensions import queue_redis, reading
 from webapp.registry import current_registry
 from webapp.routing import http, route
-from webapp.services import setup
+from webapp.services import setup, workers
 
 log = logging.getLogger(__name__)
 
@@ -62,11 +61,11 @@ def queue() -> Check:
     client = queue_redis()
     try:
         waiting = {name: queues.queue(name, client).count for name in queues.QUEUES}
-        workers = Worker.count(connection=client)
+        at_work = workers.alive(client)
     except redis.RedisError as exc:
         return Check("queue", False, f"Redis does not answer ({type(exc).__name__})", "Start it, or correct REDIS_URL.")
-    detail = ", ".join(f"{name} {count}" for name, count in waiting.items()) + f" waiting; {workers} worker(s)"
-    if not workers:
+    detail = ", ".join(f"{name} {count}" for name, count in waiting.items()) + f" waiting; {at_work} worker(s)"
+    if not at_work:
         return Check("queue", False, detail, "Start a worker: `switchhook worker` (`switchhook up` runs one).")
     return Check("queue", True, detail)
 

@@ -1,6 +1,6 @@
 """What a person asked and was answered, and what they have used of their plan: the reading side of the chat and settings pages.
 
-Every function takes the person's id and sees nothing of anybody else. Each is one statement.
+Every function takes the person's id and sees nothing of anybody else. Each is one statement, but for `again_key`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from webapp.registry import current_registry
 
 PAGE_CONVERSATIONS = 30
 PAGE_EXCHANGES = 50
+_TRIES_FOLLOWED = 20
+"""Whoever was refused more often than this is led to the last of the refused ones, from which it goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +140,9 @@ def _position(cursor: str) -> tuple[datetime, uuid.UUID] | None:
     at, _, last = cursor.partition("_")
     try:
         moment = datetime.fromisoformat(at)
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC), uuid.UUID(last)
-    except ValueError:
+        # At the ends of the calendar there is no such time in UTC.
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC), uuid.UUID(last)
+    except (ValueError, OverflowError):
         return None
 
 
@@ -184,6 +187,24 @@ def exchange(person_id: uuid.UUID, request_id: uuid.UUID) -> Exchange:
     if row is None:
         raise NotFound("There is no such request.")
     return Exchange(*row)
+
+
+def again_key(person_id: uuid.UUID, request_id: uuid.UUID) -> str:
+    """The key under which a request is asked once more. Pressed twice it is the same one, unless a limit refused the other try:
+    that one is then what is asked once more, or nobody could ever try again."""
+    key = f"again-{request_id}"
+    with reading() as connection:
+        for _ in range(_TRIES_FOLLOWED):
+            query = select(Request.id).where(
+                Request.person_id == person_id,
+                Request.idempotency_key == key,
+                Request.status == RequestStatus.REJECTED,
+            )
+            refused = connection.execute(query).scalar()
+            if refused is None:
+                break
+            key = f"again-{refused}"
+    return key
 
 
 def owns(person_id: uuid.UUID, request_id: uuid.UUID) -> bool:

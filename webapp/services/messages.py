@@ -19,7 +19,7 @@ def checked(to: str, body: str, channel_name: str = "") -> tuple[str, str, Chann
         raise BadInput("to", exc.message) from exc
     text = clean(body).strip()
     if not text:
-        raise BadInput("body", "Write the message in `body`.")
+        raise BadInput("body", "Write the message.")
     channel = outgoing(channel_name)
     if len(text) > channel.max_chars:
         raise BadInput("body", f"This is {len(text):,} characters; a message has at most {channel.max_chars:,}.")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
+from pathlib import Path
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
@@ -14,11 +16,15 @@ from pydantic import ValidationError
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
+from webapp.contracts.calls import Variable
 from webapp.contracts.errors import SetupError
 from webapp.services.findings import Finding, Level, blotted
-from webapp.settings import Settings, read_settings
+from webapp.settings import CORE_SECRETS, Settings, read_settings
+from webapp.settings_faults import in_words
 
 _LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
+_PREFIX = "SWITCHHOOK_"
+_INTERNAL = "SWITCHHOOK_LEASH_"  # what one of our processes tells another
 
 
 def check_settings() -> tuple[Settings | None, list[Finding]]:
@@ -34,6 +40,7 @@ def check_settings() -> tuple[Settings | None, list[Finding]]:
         _redis_url(settings),
         *_secret_key(settings),
         *_public_url(settings),
+        *_proxy(settings),
         _time_zone(settings),
     ]
     broken = any(finding.level is Level.FAULT for finding in found)
@@ -50,7 +57,7 @@ def _wrong_settings(exc: SetupError) -> list[Finding]:
             "settings",
             str(fault["loc"][0]),
             Level.FAULT,
-            fault["msg"].removeprefix("Value error, "),
+            in_words(fault),
             f"Correct or unset it, in the environment or in .env. {meanings.get(str(fault['loc'][0]), '')}".strip(),
         )
         for fault in cause.errors(include_url=False, include_input=False)
@@ -76,9 +83,29 @@ def _data_dir(settings: Settings) -> Finding:
     return Finding("settings", "data directory", Level.OK, f"{where} is writable")
 
 
+def sqlite_file(settings: Settings) -> Path | None:
+    """The file in which SQLite keeps the database; None where it is no file, or the URL none of SQLite."""
+    try:
+        url = make_url(settings.effective_database_url)
+    except (ArgumentError, ValueError):
+        return None
+    if url.get_backend_name() != "sqlite" or not url.database or url.database.startswith((":memory:", "file:")):
+        return None
+    return Path(url.database)
+
+
 def _database_url(settings: Settings) -> Finding:
     try:
         url = make_url(settings.effective_database_url)
+        kind = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}.get(url.get_backend_name())
+        if kind is None:
+            return Finding(
+                "settings",
+                "DATABASE_URL",
+                Level.FAULT,
+                f"{url.get_backend_name()} is not supported: Switchhook runs on SQLite and PostgreSQL",
+                "Write it as postgresql://user:password@host/name, or unset it to use SQLite.",
+            )
         url.get_dialect().import_dbapi()
     except (ArgumentError, NoSuchModuleError, ValueError):
         return Finding(
@@ -95,15 +122,6 @@ def _database_url(settings: Settings) -> Finding:
             Level.FAULT,
             f"the driver of {url.get_backend_name()} is not installed",
             "Install Switchhook as `switchhook[postgres]`.",
-        )
-    kind = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}.get(url.get_backend_name())
-    if kind is None:
-        return Finding(
-            "settings",
-            "DATABASE_URL",
-            Level.FAULT,
-            f"{url.get_backend_name()} is not supported",
-            "Use PostgreSQL, or unset it to use SQLite.",
         )
     place = url.database if kind == "SQLite" else f"{url.database} at {url.host or 'a local socket'}"
     return Finding("settings", "DATABASE_URL", Level.OK, f"{kind}: {place}")
@@ -181,6 +199,31 @@ def _public_url(settings: Settings) -> Iterator[Finding]:
         )
     else:
         yield Finding("settings", name, Level.OK, settings.public_url)
+
+
+def _proxy(settings: Settings) -> Iterator[Finding]:
+    if settings.host in _LOCAL_HOSTS or settings.trusted_proxies:
+        return
+    yield Finding(
+        "settings",
+        "proxy",
+        Level.WARNING,
+        f"none is configured, and the server listens on {settings.host}: a few slow clients can keep all its threads",
+        "Put a proxy in front that takes requests in whole before it passes them on, and set SWITCHHOOK_TRUSTED_PROXIES; "
+        "docs/operations.md shows how.",
+    )
+
+
+def unknown_names(settings: Settings, variables: Iterable[Variable]) -> Iterator[Finding]:
+    """A warning for every variable that is named like one of ours and is none; `variables` are what plugins read."""
+    known = {str(field.alias) for field in Settings.model_fields.values()} | {variable.name for variable in variables}
+    for name in sorted(settings.for_plugins()):
+        upper = name.upper()
+        if not upper.startswith(_PREFIX) or upper.startswith(_INTERNAL) or name in CORE_SECRETS or upper in known:
+            continue
+        [nearest] = difflib.get_close_matches(upper, known, n=1, cutoff=0.75) or [""]
+        cure = f"Name it {nearest}." if nearest else "Correct its name, or remove it: docs/settings.md lists all of them."
+        yield Finding("settings", name, Level.WARNING, "nothing reads a variable of this name", cure)
 
 
 def _time_zone(settings: Settings) -> Finding:

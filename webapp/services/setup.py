@@ -14,9 +14,9 @@ from alembic.script import Script, ScriptDirectory
 from alembic.util import CommandError
 from flask import current_app
 from sqlalchemy import func, select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 
-from webapp.contracts.errors import SetupError
+from webapp.contracts.errors import BadInput, Conflict, SetupError
 from webapp.extensions import current_settings, db, writing_session
 from webapp.models import Organization, Person, PersonRole
 from webapp.resources import folder
@@ -36,9 +36,11 @@ class FirstRun:
 def prepare() -> FirstRun | None:
     """Migrate the database to this release and make the first administrator. None when there was one already.
 
-    Needs an application context. `SetupError` when the database cannot be reached, or is newer than this release.
+    Needs an application context. `SetupError` when the database cannot be reached or is newer than this release, and for
+    settings that do not fit it.
     """
     upgrade()
+    _check_default_plan()
     return _first_admin()
 
 
@@ -73,7 +75,7 @@ def check_schema() -> None:
 
 def upgrade() -> None:
     """Run the migrations that are missing."""
-    current_settings().data_dir.mkdir(parents=True, exist_ok=True)
+    current_settings().make_data_dir()
     try:
         try:
             check_schema()
@@ -81,14 +83,33 @@ def upgrade() -> None:
             if "newer" in fault.message:
                 raise
             command.upgrade(_config(), "head")
-    except OperationalError as exc:
-        where = db.engine.url.render_as_string(hide_password=True)
-        raise SetupError(
-            f"The database at {where} cannot be used ({str(exc.orig).strip().splitlines()[0]}): start it, or correct "
-            "DATABASE_URL."
-        ) from exc
+    except DatabaseError as exc:
+        # Exactly this class is a file that is no database; what else is below it is a fault in a migration.
+        if not isinstance(exc, OperationalError) and type(exc) is not DatabaseError:
+            raise
+        raise unusable_database(exc) from exc
     except CommandError as exc:
         raise SetupError(f"The migrations cannot run: {exc}.") from exc
+
+
+def unusable_database(exc: DBAPIError) -> SetupError:
+    """What to tell the operator about a database that cannot be opened or does not answer."""
+    url = db.engine.url
+    where = url.database if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
+    return SetupError(f"The database at {where} cannot be used ({database_says(exc)}): {database_cure()}")
+
+
+def database_says(exc: DBAPIError) -> str:
+    """The first line of what the database's driver says."""
+    return (str(exc.orig).strip().splitlines() or [type(exc.orig).__name__])[0]
+
+
+def database_cure() -> str:
+    """What to do about a database that cannot be used; a file cannot be started."""
+    if db.engine.url.get_backend_name() != "sqlite":
+        return "start it, or correct DATABASE_URL."
+    setting = "DATABASE_URL" if current_settings().database_url else "SWITCHHOOK_DATA_DIR"
+    return f"make its file and folder readable and writable for this user, restore a backup, or correct {setting}."
 
 
 def make_revision(text: str) -> Path:
@@ -107,6 +128,15 @@ def make_revision(text: str) -> Path:
     return Path(made.path)
 
 
+def _check_default_plan() -> None:
+    """`SetupError` if new people would get a plan that does not exist."""
+    wanted = current_settings().default_plan
+    codes = people.plan_codes(db.session())
+    db.session.remove()
+    if wanted not in codes:
+        raise SetupError(f"SWITCHHOOK_DEFAULT_PLAN: there is no plan {wanted!r}, set it to one of {', '.join(codes)}.")
+
+
 def _first_admin() -> FirstRun | None:
     settings = current_settings()
     with writing_session() as session:
@@ -118,13 +148,20 @@ def _first_admin() -> FirstRun | None:
         assert organization is not None, "the first migration makes one"
         if settings.time_zone != "UTC":
             organization.time_zone = settings.time_zone
-        people.add(
-            session,
-            email=settings.admin_email,
-            password=password,
-            full_name="Administrator",
-            role=PersonRole.ADMIN,
-            plan=people.ADMIN_PLAN,
-        )
+        try:
+            people.add(
+                session,
+                email=settings.admin_email,
+                password=password,
+                full_name="Administrator",
+                role=PersonRole.ADMIN,
+                plan=people.ADMIN_PLAN,
+            )
+        except BadInput as exc:
+            name = "SWITCHHOOK_ADMIN_PASSWORD" if exc.field == "password" else "SWITCHHOOK_ADMIN_EMAIL"
+            raise SetupError(f"{name}: {exc.message}") from exc
+        except Conflict as exc:
+            command = f"`switchhook admin create --email {settings.admin_email}`"
+            raise SetupError(f"There is no administrator, and SWITCHHOOK_ADMIN_EMAIL is a member's: run {command}.") from exc
     current_app.logger.info("the administrator %s was made", settings.admin_email)
     return FirstRun(settings.admin_email, None if given else password)

@@ -90,6 +90,14 @@ class HoldLine:
     amount: int
     settled_at: datetime | None
 
+    @property
+    def what(self) -> str:
+        """What it is an amount of. A limit on requests is named after what it counts: messages, images…"""
+        if self.dimension is Dimension.COST:
+            return "of spending"
+        word = self.name if self.dimension is Dimension.REQUESTS else self.dimension.value
+        return word.removesuffix("s") if self.amount == 1 else word
+
 
 @dataclass(frozen=True, slots=True)
 class AttemptLine:
@@ -140,12 +148,17 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """A message that came in, what it became, and what was sent for it. `consent` is how its words are understood."""
+    """A message that came in, what it became, and what was sent for it. `consent` is how its words are understood.
+
+    `opted_out` says that the number certainly had opted out when it came. What else held for its owner at that time is not
+    kept, so for other messages without a request there is no reason to name.
+    """
 
     message: Message
     work: Work | None
     answers: tuple[Message, ...]
     consent: Consent | None = None
+    opted_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,17 +215,34 @@ def look(address: str) -> Phone:
         owner = _owner(connection, address)
         messages = _messages(connection, address)
         work = _work(connection, {m.request_id for m in messages if m.request_id is not None})
-    stories = tuple(_story(m, messages, work) for m in reversed(messages) if m.incoming)
+    since = owner.opted_out_at if owner else None
+    stories = tuple(_story(m, messages, work, since) for m in reversed(messages) if m.incoming)
     return Phone(address, owner, messages, stories)
 
 
-def _story(message: Message, messages: Sequence[Message], work: Mapping[uuid.UUID, Work]) -> Story:
+def _story(
+    message: Message, messages: Sequence[Message], work: Mapping[uuid.UUID, Work], opted_out_at: datetime | None
+) -> Story:
     if message.request_id is not None:
         answers = [m for m in messages if not m.incoming and m.request_id == message.request_id]
         return Story(message, work.get(message.request_id), tuple(answers))
     # A notice without a request is written together with the message that it answers, at the same moment.
     notices = [m for m in messages if not m.incoming and m.request_id is None and m.created_at == message.created_at]
-    return Story(message, None, tuple(notices), consent_of(message.body, opted_out=False))
+    out = _had_opted_out(message, messages, opted_out_at)
+    return Story(message, None, tuple(notices), consent_of(message.body, opted_out=out), out)
+
+
+def _had_opted_out(message: Message, messages: Sequence[Message], opted_out_at: datetime | None) -> bool:
+    """Whether the number had opted out when `message` came: since the moment that is kept, or by the last word before it."""
+    if opted_out_at is not None and opted_out_at < message.created_at:
+        return True
+    out = False
+    for earlier in messages:
+        if earlier.id == message.id:
+            break
+        if earlier.incoming and (word := consent_of(earlier.body, opted_out=out)) in (Consent.STOP, Consent.START):
+            out = word is Consent.STOP
+    return out
 
 
 def known_numbers(size: int = 20) -> list[str]:

@@ -53,7 +53,10 @@
       if (this.gone) return this.close();
       try {
         const answer = await fetch(this.article.dataset.address, { headers: { "HX-Request": "true" }, cache: "no-store" });
-        if (answer.status === 401 || answer.status === 404) return location.reload();
+        if (answer.status === 401 || answer.status === 404) {
+          keep();
+          return location.reload();
+        }
         const status = answer.headers.get("X-Request-Status");
         if (answer.ok && status !== "queued" && status !== "processing") return this.end();
         if (answer.ok) return this.connect();
@@ -107,7 +110,10 @@
     const source = event.detail.ctx.sourceElement;
     if (source.id === "composer") sent = box().value;
     if (source.matches("[data-stop]")) {
-      source.querySelector("button").disabled = true;
+      const button = source.querySelector("button");
+      // A button that is switched off loses the focus, which would begin again at the top of the page.
+      if (button === document.activeElement) box().focus({ preventScroll: true });
+      button.disabled = true;
       answers.get(source.closest("[data-events]"))?.stopping();
     }
   });
@@ -123,7 +129,8 @@
     const source = event.detail.ctx.sourceElement;
     if (source.matches?.("#composer, .examples")) {
       following = true;
-      document.getElementById("empty")?.remove();
+      // What came back may be a notice above the box.
+      if (document.querySelector(".exchange")) document.getElementById("empty")?.remove();
       box().focus({ preventScroll: true });
     }
     watch();
@@ -140,7 +147,31 @@
     document.getElementById("notices").replaceChildren(notice);
   });
 
+  // -- what was typed, over a reload --------------------------------------------------------------------------------
+  const DRAFT = "switchhook.draft";
+  const owner = () => document.getElementById("composer").dataset.owner;
+  const keep = () => sessionStorage.setItem(DRAFT, JSON.stringify({ owner: owner(), text: box().value }));
+
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest?.("[data-reload]");
+    if (!link || !box()) return;
+    keep();
+    // A link to the very page that is shown might only scroll.
+    if (link.pathname === location.pathname && link.search === location.search) {
+      event.preventDefault();
+      location.reload();
+    }
+  });
+
+  const restore = () => {
+    const draft = JSON.parse(sessionStorage.getItem(DRAFT) ?? "null");
+    sessionStorage.removeItem(DRAFT);
+    // Somebody else may have signed in here meanwhile.
+    if (draft?.owner === owner() && !box().value) box().value = draft.text;
+  };
+
   document.addEventListener("DOMContentLoaded", () => {
+    restore();
     watch();
     if (!location.hash && !new URLSearchParams(location.search).has("before")) toTheEnd();
   });

@@ -9,7 +9,7 @@ from flask import Flask
 from webapp.extensions import csrf, current_settings
 from webapp.pipeline.inbox import CoreInbox
 from webapp.registry import Registry
-from webapp.web import auth, chat, errors, health, rendering, security, settings_page, simulator, sms
+from webapp.web import auth, chat, errors, health, rendering, security, settings_page, simulator, sms, streams
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +22,7 @@ def register(app: Flask, registry: Registry) -> None:
     auth.prepare(app, settings)
     rendering.prepare(app)
     errors.prepare(app)
+    streams.prepare(app, settings)
     for module in (health, sms, auth, chat, simulator, settings_page):
         app.register_blueprint(module.blueprint)
     _register_channels(app, registry)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import uuid
+from contextlib import suppress
 from datetime import timedelta
 from typing import cast
 
+import redis
 from flask import Blueprint, Flask, make_response, redirect, render_template, request, session, url_for
 from flask.typing import ResponseReturnValue
 from flask_limiter.util import get_remote_address
@@ -14,6 +16,7 @@ from flask_login import current_user, login_user, logout_user
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
+from webapp.contracts.texts import clean
 from webapp.extensions import limiter, login, reading
 from webapp.models import Person
 from webapp.services import people
@@ -71,10 +74,12 @@ def require_sign_in() -> ResponseReturnValue | None:
 def _ask_to_sign_in() -> ResponseReturnValue:
     if errors.wants_json() or request.accept_mimetypes.best == "text/event-stream":
         return errors.answer(401)
-    if errors.is_htmx():
+    if errors.is_htmx() and not request.form.get("text"):
         response = make_response("", 401)
         response.headers["HX-Redirect"] = url_for("auth.sign_in")
         return response
+    if request.form.get("text"):
+        return errors.signed_out()
     here = request.full_path.rstrip("?") if request.method == "GET" else None
     return redirect(url_for("auth.sign_in", next=None if here == "/" else here), 303)
 
@@ -88,11 +93,18 @@ def local(target: str) -> str:
 
 
 def _address_and_account() -> str:
-    return f"{get_remote_address()} {request.form.get('email', '').strip().lower()[:254]}"
+    return f"{get_remote_address()} {clean(request.form.get('email', '')).strip().lower()[:254]}"
 
 
-def _failed(response: object) -> bool:
-    return getattr(response, "status_code", 0) == FAILED
+def uncount() -> None:
+    """Take back what the limits of this view counted for this request: it was no guess.
+
+    They count before the view and not after it: checking a password takes a while, and a burst of guesses would all be under
+    way before the first was counted.
+    """
+    for counted in limiter.current_limits:
+        with suppress(redis.RedisError):
+            limiter.limiter.storage.incr(counted.key, counted.limit.get_expiry(), amount=-1)
 
 
 @blueprint.get("/login")
@@ -105,15 +117,16 @@ def sign_in() -> ResponseReturnValue:
 
 
 @blueprint.post("/login")
-@limiter.limit("10/minute;50/hour", key_func=_address_and_account, deduct_when=_failed)
-@limiter.limit("60/minute;400/hour", key_func=get_remote_address, deduct_when=_failed)
+@limiter.limit("10/minute;50/hour", key_func=_address_and_account)
+@limiter.limit("60/minute;400/hour", key_func=get_remote_address)
 def try_to_sign_in() -> ResponseReturnValue:
     """Let somebody in who knows their password. Only failures count towards the limits."""
-    email, target = request.form.get("email", ""), request.form.get("next", "")
+    email, target = clean(request.form.get("email", "")), request.form.get("next", "")
     person = people.sign_in(email, request.form.get("password", ""))
     if person is None:
-        log.warning("a sign-in failed")
+        log.warning("a sign-in from %s failed", request.remote_addr)
         return render_template("auth/login.html", next=target, email=email, message=WRONG), FAILED
+    uncount()
     enter(person)
     return redirect(local(target), 303)
 
@@ -127,7 +140,11 @@ def enter(person: Person) -> None:
 
 @blueprint.post("/logout")
 def sign_out() -> ResponseReturnValue:
-    """End the session."""
+    """End the session in this browser.
+
+    The cookie is all there is of a session: whoever copied it before could go on with the copy until it expires. Ending that
+    too takes a new session key, which ends the sessions on all devices, so it is a button of its own in the settings.
+    """
     logout_user()
     session.clear()
     return redirect(url_for("auth.sign_in"), 303)

@@ -6,19 +6,20 @@ import contextlib
 import json
 import secrets
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from flask import Blueprint, Flask, Response, current_app, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from webapp.contracts.errors import BadInput, Conflict, LimitReached, NotFound
+from webapp.contracts.errors import BadInput, Conflict, LimitReached, LimitsUnknown, NotFound
+from webapp.contracts.texts import clean
 from webapp.extensions import now
 from webapp.pipeline import cancel as cancelling
 from webapp.pipeline import stream
 from webapp.pipeline.admit import admit
 from webapp.pipeline.intake import Intake, Outcome
 from webapp.services import history
-from webapp.web import auth, errors
+from webapp.web import auth, errors, streams
 
 blueprint = Blueprint("chat", __name__)
 blueprint.before_request(auth.require_sign_in)
@@ -77,14 +78,15 @@ def send() -> ResponseReturnValue:
     conversation_id = _uuid(given)
     if given and conversation_id is None:
         raise NotFound("There is no such conversation.")
-    return _send(form.get("text", ""), conversation_id, form.get("key", "")[:_KEY_MAX_CHARS])
+    return _send(form.get("text", ""), conversation_id, clean(form.get("key", ""))[:_KEY_MAX_CHARS])
 
 
 @blueprint.post("/requests/<uuid:request_id>/again")
 def again(request_id: uuid.UUID) -> ResponseReturnValue:
-    """Send a prompt once more, as a new request. Pressing twice is one."""
-    first = history.exchange(auth.me().id, request_id)
-    return _send(first.prompt, first.conversation_id, f"again-{request_id}")
+    """Send a prompt once more, as a new request. Pressing twice is one, unless a limit refused the first."""
+    person_id = auth.me().id
+    first = history.exchange(person_id, request_id)
+    return _send(first.prompt, first.conversation_id, history.again_key(person_id, request_id))
 
 
 @blueprint.post("/requests/<uuid:request_id>/cancel")
@@ -113,31 +115,47 @@ def show(request_id: uuid.UUID) -> ResponseReturnValue:
 
 @blueprint.get("/requests/<uuid:request_id>/events")
 def events(request_id: uuid.UUID) -> ResponseReturnValue:
-    """The answer as server-sent events: `piece` and `reset` with a JSON string, `end` with the status."""
-    if not history.owns(auth.me().id, request_id):
+    """The answer as server-sent events: `piece` and `reset` with a JSON string, `end` with the status.
+
+    503 where too many are open already: the page then asks for the answer in another way, and for a stream again.
+    """
+    person_id = auth.me().id
+    if not history.owns(person_id, request_id):
         raise NotFound("There is no such request.")
+    leave = streams.take(person_id)
+    if leave is None:
+        full = {"Retry-After": str(streams.RETRY_AFTER_S), "Cache-Control": "no-store"}
+        return Response("Too many answers are being watched.\n", 503, full, mimetype="text/plain")
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
     after = request.headers.get("Last-Event-ID", "")
-    response = Response(_events(app, request_id, after), mimetype="text/event-stream")
+    response = Response(_events(app, request_id, after, leave), mimetype="text/event-stream")
+    # A generator that was never begun has no `finally`: who goes before the first byte is only seen here.
+    response.call_on_close(leave)
     # Without buffering in proxies, or an answer comes in one lump.
     response.headers.update({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
     return response
 
 
-def _events(app: Flask, request_id: uuid.UUID, after: str) -> Iterator[bytes]:
+def _events(app: Flask, request_id: uuid.UUID, after: str, leave: Callable[[], None]) -> Iterator[bytes]:
     source = stream.read(request_id, after, STREAM_S)
-    yield f"retry: {_RETRY_MS}\n\n".encode()
-    while True:
-        # The context is there for each step and never across a `yield`: between two of them the thread may be lent out.
-        with app.app_context():
-            event = next(source, None)
-        if event is None:
-            return
-        if event.kind is stream.Kind.WAITING:
-            yield b": waiting\n\n"
-            continue
-        place = f"id: {event.id}\n" if event.id else ""
-        yield f"{place}event: {event.kind.value}\ndata: {json.dumps(event.text)}\n\n".encode()
+    try:
+        yield f"retry: {_RETRY_MS}\n\n".encode()
+        while True:
+            # The context is there for each step and never across a `yield`: between two of them the thread may be lent out.
+            with app.app_context():
+                event = next(source, None)
+            if event is None:
+                return
+            yield _wire(event)
+    finally:
+        leave()
+
+
+def _wire(event: stream.StreamEvent) -> bytes:
+    if event.kind is stream.Kind.WAITING:
+        return b": waiting\n\n"
+    place = f"id: {event.id}\n" if event.id else ""
+    return f"{place}event: {event.kind.value}\ndata: {json.dumps(event.text)}\n\n".encode()
 
 
 # -- parts ---------------------------------------------------------------------------------------------------------------
@@ -181,12 +199,14 @@ def _page(
         examples=EXAMPLES,
         message=message,
         text=text,
+        owner=person_id,
     )
 
 
 def _send(text: str, conversation_id: uuid.UUID | None, key: str) -> ResponseReturnValue:
     """Admit, and show what became of it."""
-    person_id, refused = auth.me().id, None
+    person_id = auth.me().id
+    refused: LimitReached | LimitsUnknown | None = None
     try:
         admission = admit(
             Intake(
@@ -199,7 +219,7 @@ def _send(text: str, conversation_id: uuid.UUID | None, key: str) -> ResponseRet
             )
         )
         request_id, repeated = admission.request_id, admission.outcome is Outcome.REPEATED
-    except LimitReached as exc:
+    except (LimitReached, LimitsUnknown) as exc:
         request_id, repeated, refused = uuid.UUID(exc.request_id), False, exc
     except (BadInput, Conflict) as exc:
         return _kept(text, conversation_id, exc)
@@ -217,7 +237,7 @@ def _send(text: str, conversation_id: uuid.UUID | None, key: str) -> ResponseRet
     return _sent(exchange, begun=conversation_id is None, refused=refused)
 
 
-def _sent(exchange: history.Exchange, *, begun: bool, refused: LimitReached | None) -> Response:
+def _sent(exchange: history.Exchange, *, begun: bool, refused: LimitReached | LimitsUnknown | None) -> Response:
     """The part of the page that a new message adds, and what else it changes there."""
     lines = history.conversations(exchange_owner := auth.me().id) if begun else []
     title = history.title(exchange_owner, exchange.conversation_id) if begun and exchange.conversation_id else ""
@@ -235,7 +255,9 @@ def _sent(exchange: history.Exchange, *, begun: bool, refused: LimitReached | No
     )
     if begun:
         response.headers["HX-Push-Url"] = url_for("chat.conversation", conversation_id=exchange.conversation_id)
-    if refused is not None:
+    if isinstance(refused, LimitsUnknown):
+        response.status_code = 503
+    elif refused is not None:
         response.status_code = 429
         wait_s = (refused.resets_at - now()).total_seconds()
         response.headers["Retry-After"] = str(max(1, int(wait_s)))

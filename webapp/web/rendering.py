@@ -79,7 +79,10 @@ def _table_close(_self: Any, _tokens: Sequence[Token], _index: int, _options: An
 
 def _headings_below_the_page(state: Any) -> None:
     """A heading in an answer is below the page's own; and a column's alignment is a class, for styles are not allowed."""
-    for token in state.tokens:
+    for n, token in enumerate(state.tokens):
+        if token.type == "th_open" and not state.tokens[n + 1].content.strip():
+            # The corner of a table names nothing: as a heading it would be read out as an empty one.
+            token.tag = state.tokens[n + 2].tag = "td"
         if token.type in ("heading_open", "heading_close"):
             token.tag = f"h{min(6, int(token.tag[1]) + 1)}"
         elif token.type in ("th_open", "td_open"):

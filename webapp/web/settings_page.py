@@ -9,7 +9,7 @@ from sqlalchemy import select
 from webapp.contracts.errors import BadInput
 from webapp.extensions import limiter, reading
 from webapp.models import Identity, Person
-from webapp.services import history, passwords, people
+from webapp.services import history, passwords, people, sessions
 from webapp.web import auth
 
 blueprint = Blueprint("settings", __name__)
@@ -23,7 +23,7 @@ def show() -> ResponseReturnValue:
 
 
 @blueprint.post("/settings/password")
-@limiter.limit("10/minute;30/hour", key_func=lambda: str(auth.me().id), deduct_when=auth._failed)
+@limiter.limit("10/minute;30/hour", key_func=lambda: str(auth.me().id))
 def change_password() -> ResponseReturnValue:
     """Change one's own password. All other sessions end, this one goes on."""
     person = auth.me()
@@ -40,8 +40,19 @@ def change_password() -> ResponseReturnValue:
             faults["new"] = exc.message
     if faults:
         return _page(person, faults), auth.FAILED
+    auth.uncount()
     auth.enter(_fresh(person))
     flash("Your password was changed. Every other device was signed out.")
+    return redirect(url_for("settings.show"), 303)
+
+
+@blueprint.post("/settings/sessions/end")
+def end_sessions() -> ResponseReturnValue:
+    """End one's sessions on all other devices, and whatever was done with a copy of this one's cookie."""
+    person = auth.me()
+    person.session_key = sessions.end_all(person.id, actor=f"person:{person.id}")
+    auth.enter(person)
+    flash("You are signed out everywhere else.")
     return redirect(url_for("settings.show"), 303)
 
 

@@ -35,7 +35,7 @@ def for_administrators() -> ResponseReturnValue | None:
 @blueprint.get("")
 def show() -> ResponseReturnValue:
     """The page."""
-    given = request.args.get("number", "").strip()
+    given = clean(request.args.get("number", "")).strip()
     try:
         number = people.normal_phone(given) if given else DEFAULT_NUMBER
     except BadInput as exc:
@@ -46,7 +46,7 @@ def show() -> ResponseReturnValue:
 @blueprint.get("/panel")
 def panel() -> ResponseReturnValue:
     """The phone and its log as they are now; the page's own script asks while something runs."""
-    number = people.normal_phone(request.args.get("number", DEFAULT_NUMBER))
+    number = people.normal_phone(clean(request.args.get("number", DEFAULT_NUMBER)))
     if not errors.is_htmx():
         return redirect(url_for("simulator.show", number=number), 303)
     return _panel(number)
@@ -55,7 +55,7 @@ def panel() -> ResponseReturnValue:
 @blueprint.post("/send")
 def send() -> ResponseReturnValue:
     """Send a text as the phone would: from here on it takes the road of every text message."""
-    number = people.normal_phone(request.form.get("number", ""))
+    number = people.normal_phone(clean(request.form.get("number", "")))
     text = clean(request.form.get("text", "")).strip()
     longest = current_settings().prompt_max_chars
     if not text:
