@@ -72,7 +72,11 @@ def security_lines() -> Iterator[list[str]]:
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger("switchhook.security")
     logger.addHandler(handler)
+    before = logger.level
+    # An application that was made before, in the same process, may have asked for less.
+    logger.setLevel(logging.INFO)
     yield lines
+    logger.setLevel(before)
     logger.removeHandler(handler)
 
 
