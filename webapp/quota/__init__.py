@@ -1,0 +1,1 @@
+"""Limits: windows, holds, and what becomes of them."""

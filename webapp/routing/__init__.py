@@ -1,0 +1,1 @@
+"""Which provider, at what price, over which connection."""
