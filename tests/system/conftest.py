@@ -20,6 +20,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 20.0
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    # A shell that runs us in the background makes us ignore Ctrl-C, and so would every process we start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 class Process:
     """A process, the lines it says, and a pipe that ends when it and all its descendants are gone."""
