@@ -162,3 +162,12 @@ def test_settings_do_not_show_their_secrets() -> None:
     settings = read_settings(secret_key=SecretStr("very-secret-key"), admin_password=SecretStr("very-secret-word"))
     assert "very-secret" not in repr(settings)
     assert "very-secret" not in str(settings)
+
+
+def test_a_new_data_directory_is_closed_to_other_users_and_one_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
+    new, old = tmp_path / "new", tmp_path / "old"
+    old.mkdir(mode=0o750)
+    for folder in (new, old):
+        read_settings(data_dir=folder).load_secret_key()
+    assert [stat.S_IMODE(folder.stat().st_mode) for folder in (new, old)] == [0o700, 0o750]
+    assert stat.S_IMODE((new / "secret_key").stat().st_mode) == 0o600

@@ -191,8 +191,8 @@ def _only_one(settings: Settings) -> Iterator[int]:
     There are two locks: one that this process alone holds, and one that its children are to keep open too, whose file
     descriptor this gives. So the processes of a run that was killed get the time that they need to end.
     """
+    settings.make_data_dir()
     try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
         own = (settings.data_dir / OWN_LOCK).open("a+")
         shared = (settings.data_dir / CHILDRENS_LOCK).open("a+")
     except OSError as exc:
