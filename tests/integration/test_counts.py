@@ -20,9 +20,10 @@ from tests.integration.web_support import HTMX, Site, token
 from tests.support import add_person, requests, run_jobs, sent, text
 from webapp.extensions import db, queue_redis
 from webapp.models import Request
+from webapp.pipeline import lease, sweep
 from webapp.pipeline.admit import admit
 from webapp.pipeline.deliver import deliver
-from webapp.pipeline.execute import execute
+from webapp.pipeline.execute import claim, execute
 from webapp.pipeline.intake import Intake
 
 PUBLIC = "https://bot.example.com"
@@ -148,3 +149,28 @@ def test_a_chat_message_from_the_page(make_app: Callable[..., Flask], monkeypatc
     # Who is signed in; the four of admission; what to show.
     assert counted.database == 6, counted.statements
     assert counted.trips == 1
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # PostgreSQL plans by the size of its tables
+def test_looking_for_lost_work_reads_unfinished_requests_only(app: Flask) -> None:
+    text("waits", ALICE)
+    text("runs", ALICE)
+    taken = claim(requests()[-1].id)
+    assert taken is not None
+    seen: list[tuple[str, object]] = []
+
+    def note(_c: object, _cursor: object, sql: str, values: object, *_: object) -> None:
+        if ("request." in sql and "lease_until" in sql) or "created_at <" in sql:
+            seen.append((sql, values))
+
+    event.listen(db.engine, "before_cursor_execute", note)
+    sweep.sweep()
+    lease.prolong()
+    sweep.hand_back()
+    event.remove(db.engine, "before_cursor_execute", note)
+    lease.end(taken.claim)
+    assert len(seen) >= 4
+    with db.engine.connect() as connection:
+        for sql, values in seen:
+            plan = " ".join(str(row) for row in connection.exec_driver_sql("EXPLAIN QUERY PLAN " + sql, values))
+            assert "SCAN request" not in plan, sql

@@ -13,7 +13,8 @@ from webapp.models.columns import created, json_object, line, long_text, uuid_ke
 
 
 class ErrorLog(Base):
-    """Something went wrong: the truth, for the operator. Holds no message text, secret or full address."""
+    """Something went wrong: the truth, for the operator. For administrators only: its detail may be a
+    vendor's or a plugin's own words, which may quote what a person wrote."""
 
     __tablename__ = "error_log"
     __table_args__ = (Index(None, "resolved_at", "id"), Index(None, "request_id"))

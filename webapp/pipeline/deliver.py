@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from webapp import queues
 from webapp.contracts.channels import RANK, Channel, DeliveryStatus, OutboundMessage, Sent
-from webapp.contracts.errors import NotFound, RecipientOptedOut, SendFailed, SendUnknown
+from webapp.contracts.errors import NotAllowed, RecipientOptedOut, SendFailed, SendUnknown
 from webapp.contracts.texts import clean, frames
 from webapp.extensions import current_settings, now, queue_redis, reading, table_of, writing
 from webapp.models import Delivery, DeliveryKind, Direction, ErrorLog, Identity
@@ -245,7 +245,7 @@ def send_by_hand(
             )
         ).first()
         if identity is not None and identity.opted_out_at is not None:
-            raise NotFound("This number has opted out: it gets no message until it sends START.")
+            raise NotAllowed("This number has opted out: it gets no message until it sends START.")
         connection.execute(
             insert(Delivery),
             {

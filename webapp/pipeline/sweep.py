@@ -103,7 +103,7 @@ def hand_back() -> int:
 
 def _processing() -> Select[*tuple[Any, ...]]:
     return select(Request.id, Request.claim, Request.attempts, Request.started_at, Request.queue, Request.lease_until).where(
-        Request.status == RequestStatus.PROCESSING
+        Request.status == RequestStatus.PROCESSING, unfinished()
     )
 
 
