@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from webapp.contracts.calls import TextProvider
     from webapp.contracts.channels import Channel
     from webapp.contracts.events import DeliveryEvent, PersonEvent, QuotaEvent, RequestEvent
     from webapp.contracts.limits import QuotaPolicy
+    from webapp.contracts.providers import Provider
     from webapp.contracts.sorting import Categorizer
 
 NAMESPACE = "switchhook"
@@ -24,14 +24,17 @@ hookimpl = pluggy.HookimplMarker(NAMESPACE)
 
 
 @hookspec
-def register_providers(settings: Mapping[str, str]) -> Iterable[TextProvider]:  # type: ignore[empty-body]
-    """Return model providers. Called once, at start. `settings` are environment variables by name, without the core's own
-    secrets; a variable that is not set is absent. Building a provider must be cheap: no I/O, no heavy import."""
+def register_providers(settings: Mapping[str, str]) -> Iterable[Provider]:  # type: ignore[empty-body]
+    """Return model providers, of text or of images. Called at start, and again whenever an administrator changes a
+    provider's settings: the new objects then take the place of the old ones. `settings` are environment variables by name,
+    without the core's own secrets, and over them what an administrator has set; a variable that is not set is absent.
+    Building a provider must be cheap: no I/O, no heavy import."""
 
 
 @hookspec
 def register_categorizers(settings: Mapping[str, str]) -> Iterable[Categorizer]:  # type: ignore[empty-body]
-    """Return categorizers. Called once, at start. Every categorizer is asked about every chat request; the surest wins."""
+    """Return categorizers. Called once, at start. Every categorizer is asked about every chat request; the surest wins.
+    Where none is sure enough, one that asks a model (`AskingCategorizer`) gets its turn."""
 
 
 @hookspec

@@ -6,7 +6,7 @@ a plugin may set `SWITCHHOOK_CONTRACT = 1` at module level to be left out, with 
 
 from __future__ import annotations
 
-from webapp.contracts.calls import Finish, Health, Role, Text, TextCall, TextProvider, Turn, Usage, Variable
+from webapp.contracts.calls import Finish, JsonOutput, Picture, Role, Text, TextCall, Turn, Usage
 from webapp.contracts.channels import (
     Channel,
     Consent,
@@ -35,17 +35,45 @@ from webapp.contracts.errors import (
     Unavailable,
 )
 from webapp.contracts.events import DeliveryEvent, PersonEvent, QuotaEvent, RequestEvent
+from webapp.contracts.failures import about_key, about_length, about_policy, at_most, error_for_network, error_for_status
+from webapp.contracts.hours import Hours, Span
 from webapp.contracts.limits import Dimension, Limit, QuotaPolicy, QuotaQuestion, Window
-from webapp.contracts.sorting import Categorizer, Sorting
+from webapp.contracts.pictures import Drawn, ImageAction, ImageCall, Progress
+from webapp.contracts.providers import (
+    Capability,
+    Health,
+    ImageProvider,
+    ModelInfo,
+    Provider,
+    TextProvider,
+    Variable,
+    VariableKind,
+)
+from webapp.contracts.sorting import CATEGORIES, AskingCategorizer, Categorizer, Question, Sorting
 from webapp.contracts.texts import clean, mask_address
+from webapp.contracts.wire import (
+    ANSWER_CHARS,
+    TextFlow,
+    lines,
+    retry_after_s,
+    sse_events,
+    token_count,
+    token_part,
+    vendor_id,
+    vendor_words,
+)
 from webapp.hookspecs import hookimpl
 
 CONTRACT_VERSION = 1
 
 __all__ = [
+    "ANSWER_CHARS",
+    "CATEGORIES",
     "CONTRACT_VERSION",
+    "AskingCategorizer",
     "BadCredentials",
     "BadInput",
+    "Capability",
     "Categorizer",
     "Channel",
     "ChannelError",
@@ -54,16 +82,27 @@ __all__ = [
     "DeliveryEvent",
     "DeliveryStatus",
     "Dimension",
+    "Drawn",
     "Finish",
     "Health",
+    "Hours",
+    "ImageAction",
+    "ImageCall",
+    "ImageProvider",
     "InboundMessage",
     "Inbox",
+    "JsonOutput",
     "Limit",
     "MalformedAnswer",
+    "ModelInfo",
     "OutOfCredit",
     "OutboundMessage",
     "PersonEvent",
+    "Picture",
+    "Progress",
+    "Provider",
     "ProviderError",
+    "Question",
     "QuotaEvent",
     "QuotaPolicy",
     "QuotaQuestion",
@@ -78,16 +117,32 @@ __all__ = [
     "SendUnknown",
     "Sent",
     "Sorting",
+    "Span",
     "Text",
     "TextCall",
+    "TextFlow",
     "TextProvider",
     "TimedOut",
     "Turn",
     "Unavailable",
     "Usage",
     "Variable",
+    "VariableKind",
     "Window",
+    "about_key",
+    "about_length",
+    "about_policy",
+    "at_most",
     "clean",
+    "error_for_network",
+    "error_for_status",
     "hookimpl",
+    "lines",
     "mask_address",
+    "retry_after_s",
+    "sse_events",
+    "token_count",
+    "token_part",
+    "vendor_id",
+    "vendor_words",
 ]

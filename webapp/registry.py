@@ -19,9 +19,10 @@ import pluggy
 from flask import current_app
 
 from webapp import hookspecs
-from webapp.contracts.calls import TextProvider
 from webapp.contracts.channels import Channel
+from webapp.contracts.hours import Hours
 from webapp.contracts.limits import QuotaPolicy
+from webapp.contracts.providers import ImageProvider, Provider, TextProvider
 from webapp.contracts.sorting import Categorizer
 from webapp.contracts.texts import frames
 from webapp.plugin import CONTRACT_VERSION
@@ -32,14 +33,22 @@ ENTRY_POINTS = "switchhook.plugins"
 BUILT_IN = (
     "plugins.providers.demo",
     "plugins.providers.openai_compatible",
+    "plugins.providers.anthropic",
+    "plugins.providers.gemini",
+    "plugins.providers.ollama",
+    "plugins.providers.prsm",
+    "plugins.providers.openai_images",
+    "plugins.providers.stability",
+    "plugins.providers.midjourney",
     "plugins.categorizers.keywords",
+    "plugins.categorizers.model",
     "plugins.quotas.plan_limits",
     "plugins.channels.simulator",
     "plugins.channels.twilio",
 )
 
 _KINDS: dict[str, type] = {
-    "register_providers": TextProvider,
+    "register_providers": Provider,
     "register_categorizers": Categorizer,
     "register_quota_policies": QuotaPolicy,
     "register_channels": Channel,
@@ -79,6 +88,7 @@ class Registry:
     def __init__(self) -> None:
         self.records: list[PluginRecord] = []
         self.providers: dict[str, TextProvider] = {}
+        self.image_providers: dict[str, ImageProvider] = {}
         self.categorizers: dict[str, Categorizer] = {}
         self.policies: dict[str, QuotaPolicy] = {}
         self.channels: dict[str, Channel] = {}
@@ -144,8 +154,8 @@ class Registry:
             log.error("plugin %s is left out: %s", record.name, record.error)
             return
         for kind, item in given:
-            self._shelf(kind)[item.name] = item
-            record.gives.append(f"{kind.removeprefix('register_')}: {item.name}")
+            self._shelf(kind, item)[item.name] = item
+            record.gives.append(f"{_word(kind, item)}: {item.name}")
 
     def _register(self, record: PluginRecord, plugin: object) -> None:
         if self._manager.has_plugin(record.name):
@@ -164,10 +174,19 @@ class Registry:
         if not record.hooks:
             raise PluginFault("it implements no hook: mark its functions with @hookimpl from webapp.plugin")
 
-    def _collect(self, record: PluginRecord, plugin: object, settings: Mapping[str, str]) -> list[tuple[str, Any]]:
-        """What the plugin registers, checked whole before any of it counts."""
+    def _collect(
+        self,
+        record: PluginRecord,
+        plugin: object,
+        settings: Mapping[str, str],
+        *,
+        kinds: Iterable[str] = tuple(_KINDS),
+        again: bool = False,
+    ) -> list[tuple[str, Any]]:
+        """What the plugin registers, checked whole before any of it counts. `again`: its names may be taken, by itself."""
         given: list[tuple[str, Any]] = []
-        for kind, base in _KINDS.items():
+        for kind in kinds:
+            base = _KINDS[kind]
             if kind not in record.hooks:
                 continue
             impl = next(i for i in getattr(self._manager.hook, kind).get_hookimpls() if i.plugin is plugin)
@@ -181,15 +200,52 @@ class Registry:
                 name = getattr(item, "name", None)
                 if not isinstance(name, str) or not _NAME.match(name):
                     raise PluginFault(f"{kind}: the name {name!r} must be lower-case letters, digits, - and _")
-                if isinstance(item, TextProvider) and (fault := _provider_fault(item)):
+                if isinstance(item, Provider) and (fault := _provider_fault(item)):
                     raise PluginFault(f"{kind}: the provider {name} {fault}")
-                taken = name in self._shelf(kind) or any(k == kind and i.name == name for k, i in given)
-                if taken:
+                shelf = self._shelf(kind, item)
+                mine = any(self._shelf(k, i) is shelf and i.name == name for k, i in given)
+                if mine or (name in shelf and not again):
                     raise PluginFault(f"{kind}: the name {name!r} is taken already")
                 given.append((kind, item))
         return given
 
-    def _shelf(self, kind: str) -> dict[str, Any]:
+    def configure(self, settings: Mapping[str, str]) -> None:
+        """Have every plugin make its providers anew, with changed settings. One that fails keeps those it had, and says why.
+
+        The dictionaries are replaced, not changed: whoever looks into the old ones goes on undisturbed.
+        """
+        text, images = dict(self.providers), dict(self.image_providers)
+        for record in self.records:
+            plugin = self._manager.get_plugin(record.name)
+            if plugin is None or "register_providers" not in record.hooks:
+                continue
+            try:
+                given = self._collect(record, plugin, settings, kinds=("register_providers",), again=True)
+            except (Exception, SystemExit) as exc:
+                record.error = f"with its new settings: {type(exc).__name__}: {exc}"
+                log.error("plugin %s keeps its old settings: %s", record.name, record.error)
+                continue
+            record.error = ""
+            for _, item in given:
+                if isinstance(item, ImageProvider):
+                    images[item.name] = item
+                else:
+                    text[item.name] = item
+        self.providers, self.image_providers = text, images
+
+    def any_provider(self, name: str) -> list[Provider]:
+        """The text and the image provider of that name: none, one or both."""
+        found = (self.providers.get(name), self.image_providers.get(name))
+        return [provider for provider in found if provider is not None]
+
+    def addresses(self) -> list[str]:
+        """Where the APIs of all providers are, as they are configured now."""
+        given: list[Provider] = [*self.providers.values(), *self.image_providers.values()]
+        return [provider.base_url for provider in given if provider.base_url]
+
+    def _shelf(self, kind: str, item: object = None) -> dict[str, Any]:
+        if isinstance(item, ImageProvider):
+            return cast(dict[str, Any], self.image_providers)
         shelves: dict[str, dict[str, Any]] = {
             "register_providers": cast(dict[str, Any], self.providers),
             "register_categorizers": cast(dict[str, Any], self.categorizers),
@@ -227,9 +283,26 @@ def _check_contract(plugin: object) -> None:
         )
 
 
-def _provider_fault(provider: TextProvider) -> str:
+def _word(kind: str, item: object) -> str:
+    """How a record names what a plugin gives."""
+    return "image providers" if isinstance(item, ImageProvider) else kind.removeprefix("register_")
+
+
+_PROVIDER_ATTRIBUTES = (
+    ("preference", int),
+    ("default_model", str),
+    ("base_url", str),
+    ("price_as", str),
+    ("label", str),
+    ("peak_hours", Hours),
+)
+
+
+def _provider_fault(provider: Provider) -> str:
     """What is wrong with a provider's attributes, '' if nothing is."""
-    for attribute, kind in (("preference", int), ("default_model", str), ("price_as", str), ("label", str)):
+    if not isinstance(provider, TextProvider | ImageProvider):
+        return "is neither a TextProvider nor an ImageProvider"
+    for attribute, kind in _PROVIDER_ATTRIBUTES:
         value = getattr(provider, attribute, None)
         if not isinstance(value, kind):
             return f"has {attribute} {value!r}, which is no {kind.__name__}"

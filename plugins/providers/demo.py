@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from webapp.plugin import Finish, Health, Role, Text, TextCall, TextProvider, TimedOut, Usage, Variable, clean, hookimpl
+from webapp.plugin import (
+    Capability,
+    Finish,
+    Health,
+    ModelInfo,
+    Role,
+    Text,
+    TextCall,
+    TextProvider,
+    TimedOut,
+    Usage,
+    Variable,
+    VariableKind,
+    clean,
+    hookimpl,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -59,6 +75,7 @@ _SAMPLES = (
 )
 _WORDS = re.compile(r"\s*\S+")
 _TOPIC_CHARS = 100
+_DEEPEST_SAMPLE = 8
 
 
 class DemoProvider(TextProvider):
@@ -75,6 +92,7 @@ class DemoProvider(TextProvider):
             DELAY_VARIABLE,
             "Milliseconds between two words of a demo answer, 0 to 5000.",
             default=str(DEFAULT_DELAY_MS),
+            kind=VariableKind.NUMBER,
         ),
     )
 
@@ -90,7 +108,7 @@ class DemoProvider(TextProvider):
     def stream(self, call: TextCall, http: httpx.Client) -> Iterator[Text | Usage]:  # noqa: ARG002 - it calls nobody
         """Yield the answer to the last turn word by word, no more of it than `max_output_tokens` words."""
         deadline = time.monotonic() + call.timeout_s
-        words = _WORDS.findall(answer_to(last_prompt(call)))
+        words = _WORDS.findall(self._answer(call))
         finish = Finish.STOP if len(words) <= call.max_output_tokens else Finish.LENGTH
         words = words[: call.max_output_tokens]
         for word in words:
@@ -107,6 +125,19 @@ class DemoProvider(TextProvider):
             vendor_request_id=f"demo-{call.request_id}",
         )
 
+    def _answer(self, call: TextCall) -> str:
+        if call.output is not None:
+            return json.dumps(sample_of(call.output.schema or _ANY_OBJECT), ensure_ascii=False)
+        return answer_to(last_prompt(call), sum(len(turn.pictures) for turn in call.turns))
+
+    def model_info(self, model: str) -> ModelInfo:
+        """It takes all that a model may take, so that every page can be tried."""
+        return ModelInfo(model, self.label, capabilities=frozenset(Capability), note="Not a model: fixed texts.")
+
+    def models(self, http: httpx.Client) -> list[ModelInfo]:  # noqa: ARG002
+        """The one there is."""
+        return [self.model_info(self.default_model)]
+
     def check(self, http: httpx.Client) -> Health:  # noqa: ARG002
         """Always there, but no substitute for a model."""
         if missing := self.missing():
@@ -119,14 +150,56 @@ def last_prompt(call: TextCall) -> str:
     return next((turn.text for turn in reversed(call.turns) if turn.role is Role.USER), "")
 
 
-def answer_to(prompt: str) -> str:
+def answer_to(prompt: str, pictures: int = 0) -> str:
     """The demo's answer: what it is, what it was asked, and a sample that suits the question. Always the same."""
     sample = next((sample for pattern, sample in _SAMPLES if pattern.search(prompt)), _ANYTHING)
     topic = " ".join(clean(prompt).split())
     if len(topic) > _TOPIC_CHARS:
         topic = topic[: _TOPIC_CHARS - 1].rstrip() + "…"
     asked = f"You asked: “{topic}”\n\n" if topic else ""
+    if pictures:
+        asked += f"You sent {pictures} picture{'s' if pictures > 1 else ''}, which the demo cannot look at.\n\n"
     return f"{NOTICE}\n\n{asked}{sample}"
+
+
+_ANY_OBJECT: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {"answer": {"type": "string"}},
+    "required": ["answer"],
+}
+
+
+def sample_of(schema: object, depth: int = _DEEPEST_SAMPLE) -> Any:
+    """The simplest value of a JSON Schema, with the demo's notice for every text. What it does not know of schemas, such as
+    patterns and references, it does not obey."""
+    if not isinstance(schema, Mapping) or depth <= 0:
+        return NOTICE
+    if "const" in schema:
+        return schema["const"]
+    for choices in (schema.get("enum"), schema.get("examples")):
+        if isinstance(choices, list) and choices:
+            return choices[0]
+    for parts in (schema.get("anyOf"), schema.get("oneOf")):
+        if isinstance(parts, list) and parts:
+            return sample_of(parts[0], depth - 1)
+    kind = schema.get("type", "object" if "properties" in schema else "string")
+    kind = kind[0] if isinstance(kind, list) and kind else kind
+    if kind == "object":
+        properties = schema.get("properties")
+        inside = properties.items() if isinstance(properties, Mapping) else ()
+        return {name: sample_of(part, depth - 1) for name, part in inside}
+    if kind == "array":
+        least = schema.get("minItems", 1)
+        # Lists inside lists would grow without bound.
+        count = min(least, 10) if isinstance(least, int) and depth > _DEEPEST_SAMPLE - 2 else 1
+        return [sample_of(schema.get("items", {}), depth - 1) for _ in range(count)]
+    if kind in ("integer", "number"):
+        least = schema.get("minimum", 0)
+        return least if isinstance(least, int | float) and not isinstance(least, bool) else 0
+    if kind == "string":
+        most = schema.get("maxLength")
+        return NOTICE[:most] if isinstance(most, int) and most >= 0 else NOTICE
+    return False if kind == "boolean" else None
 
 
 @hookimpl

@@ -17,7 +17,7 @@ from email.utils import format_datetime
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from tests.fakes.server import FakeReply, FakeRequest, FakeServer, run_as_process
+from .server import FakeReply, FakeRequest, FakeServer, run_as_process
 
 ACCOUNT_SID = "AC00000000000000000000000000000001"
 AUTH_TOKEN = "0123456789abcdef0123456789abcdef"

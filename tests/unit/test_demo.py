@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
+from dataclasses import replace
 
 import httpx
 import pytest
 
-from plugins.providers.demo import NOTICE, DemoProvider, answer_to
-from webapp.plugin import Finish, ProviderError, Role, Text, TextCall, TimedOut, Turn, Usage
+from plugins.providers.demo import NOTICE, DemoProvider, answer_to, sample_of
+from webapp.plugin import Capability, Finish, JsonOutput, Picture, ProviderError, Role, Text, TextCall, TimedOut, Turn, Usage
 
 PROMPTS = ["", "hi", "How do I reverse a list in Python?", "show me a table", "list the steps", "some code", "x" * 5000]
 
@@ -103,3 +105,40 @@ def test_a_wrong_delay_is_reported_and_harms_nothing(wrong: str) -> None:
     except ProviderError:
         pytest.fail("the demo answers all the same")
     assert DemoProvider({}).missing() == ""
+
+
+def test_where_json_is_wanted_it_answers_in_json_of_the_schema(demo: DemoProvider) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "mood": {"enum": ["good", "bad"]},
+            "score": {"type": "integer", "minimum": 3},
+            "tags": {"type": "array", "items": {"type": "string", "maxLength": 4}, "minItems": 2},
+            "sure": {"type": ["boolean", "null"]},
+            "deep": {"type": "object", "properties": {"kind": {"const": 7}, "none": {"type": "null"}}},
+        },
+    }
+    text, usage = run(demo, replace(call("sort this"), output=JsonOutput("sorted", schema)))
+    assert json.loads(text) == {
+        "mood": "good",
+        "score": 3,
+        "tags": ["This", "This"],
+        "sure": False,
+        "deep": {"kind": 7, "none": None},
+    }
+    assert usage.finish is Finish.STOP
+    assert json.loads(run(demo, replace(call("any"), output=JsonOutput()))[0]) == {"answer": NOTICE}
+
+
+def test_a_schema_that_refers_to_itself_for_ever_has_an_end() -> None:
+    schema: dict[str, object] = {"type": "object", "properties": {}}
+    schema["properties"] = {"again": schema}
+    assert len(json.dumps(sample_of(schema))) < 1000
+    assert sample_of({"type": 5, "anyOf": "no", "enum": []}) is None
+
+
+def test_pictures_are_taken_and_not_looked_at(demo: DemoProvider) -> None:
+    assert demo.model_info("demo").capabilities == frozenset(Capability)
+    seen = Turn(Role.USER, "what is this?", (Picture("image/png", b"1"), Picture("image/png", b"2")))
+    text, _ = run(demo, replace(call(""), turns=(seen,)))
+    assert "You sent 2 pictures, which the demo cannot look at." in text

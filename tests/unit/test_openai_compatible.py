@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
 
 import httpx
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from plugins.providers.openai_compatible import OpenAICompatible, register_providers
-from plugins.providers.openai_compatible.addresses import is_local, is_usable, ollama_base_url
-from plugins.providers.openai_compatible.wire import Answer, lines
-from tests.fakes.openai import FakeOpenAI, event, text_chunk
+from plugins.providers.openai_compatible.addresses import is_local, is_usable
+from plugins.providers.openai_compatible.rows import ROWS
+from tests.fakes.openai import FakeOpenAI
 from tests.fakes.server import Fault
-from webapp.plugin import ProviderError, Rejected, Role, Text, TextCall, Turn, Usage
+from webapp.plugin import Rejected, Role, TextCall, Turn
 from webapp.routing.http import build_client
 
 
@@ -109,6 +105,45 @@ def test_a_refusal_of_something_that_was_not_sent_is_final(
 
 
 # -- rows ------------------------------------------------------------------------------------------------------------
+def ready(url: str) -> list[OpenAICompatible]:
+    """Every row, with all its variables set."""
+    made = {"DEEPSEEK_MODEL": "fake-model"}
+    for found in ROWS:
+        made |= {found.key_variable: "k", found.base_url_variable: f"{url}/v1", found.model_variable: "fake-model"}
+    return [row(found.name, made) for found in ROWS]
+
+
+def test_a_row_that_lacks_its_settings_names_the_variable_and_checks_as_not_ok(http: httpx.Client) -> None:
+    for bare in (row(found.name, {}) for found in ROWS):
+        variables = {variable.name for variable in bare.environment}
+        assert bare.missing().split(" ")[0] in variables
+        health = bare.check(http)
+        assert not health.ok
+        assert health.cure
+
+
+def test_the_order_in_which_they_are_chosen() -> None:
+    ranked = sorted(ready("http://127.0.0.1:1"), key=lambda p: p.preference)
+    assert [p.name for p in ranked][:3] == ["openai", "compatible", "deepseek"]
+    assert len({p.preference for p in ranked}) == len(ranked)
+
+
+def test_the_body_says_what_the_call_says_for_every_row(vendor: FakeOpenAI, http: httpx.Client) -> None:
+    turns = (Turn(Role.SYSTEM, "Be brief."), Turn(Role.USER, "Say hello to me"))
+    for found in ready(vendor.url):
+        made = call("fake-model", turns=turns, temperature=0.25, stop=("a", "b", "c", "d", "e"), max_output_tokens=200)
+        list(found.stream(made, http))
+        body = vendor.calls[-1]
+        assert body["model"] == "fake-model"
+        assert body["messages"] == [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Say hello to me"},
+        ]
+        assert body.get("max_tokens", body.get("max_completion_tokens")) == 200
+        assert (body["temperature"], body["stop"], body["stream"]) == (0.25, ["a", "b", "c", "d"], True)
+        assert vendor.requests[-1].header("Authorization") == "Bearer k"
+
+
 def test_openai_keeps_nothing_and_is_told_a_hash_of_whom_it_is_for(
     openai: OpenAICompatible, vendor: FakeOpenAI, http: httpx.Client
 ) -> None:
@@ -149,7 +184,10 @@ def test_servers_that_share_ports_with_others_are_not_looked_for_unasked(name: s
 
 @pytest.mark.parametrize("url", ["gpu:8000", "ftp://gpu", "http://", "http://[::1", "http://gpu/v1?x=1", "http://gpu:x"])
 def test_an_address_that_cannot_be_called_is_reported_by_its_variable(url: str) -> None:
-    assert row("vllm", {"VLLM_BASE_URL": url}).missing() == "VLLM_BASE_URL is not an http or https address"
+    assert (
+        row("vllm", {"VLLM_BASE_URL": url}).missing()
+        == "VLLM_BASE_URL is not an http or https address without user and password"
+    )
 
 
 def test_a_key_that_no_header_can_carry_is_reported_and_not_shown() -> None:
@@ -171,138 +209,54 @@ def test_without_a_model_the_first_listed_one_that_can_chat_is_used_and_remember
 
 
 def test_a_check_finds_the_model_and_says_what_to_do_when_there_is_none(vendor: FakeOpenAI, http: httpx.Client) -> None:
-    ollama = row("ollama", {"OLLAMA_HOST": vendor.url})
+    server = row("lmstudio", {"LMSTUDIO_BASE_URL": vendor.url})
     vendor.models = ["nomic-embed-text"]
-    health = ollama.check(http)
+    health = server.check(http)
     assert not health.ok
-    assert "ollama pull" in health.cure
-    with pytest.raises(Rejected, match="ollama pull"):
-        list(ollama.stream(call(model=""), http))
+    assert "Load a model" in health.cure
+    with pytest.raises(Rejected, match="Load a model"):
+        list(server.stream(call(model=""), http))
     vendor.models.append("llama3.2:latest")
-    assert ollama.check(http).ok
-    assert ollama.default_model == "llama3.2:latest"
+    assert server.check(http).ok
+    assert server.default_model == "llama3.2:latest"
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"data": 5}', b'{"data": [1, {}, {"id": 5}]}', b"", b"[" * 99_999])
 def test_a_check_of_a_server_that_lists_no_models_is_not_ok(vendor: FakeOpenAI, http: httpx.Client, body: bytes) -> None:
     vendor.faults.append(Fault(status=200, body=body))
-    assert not row("ollama", {"OLLAMA_HOST": vendor.url}).check(http).ok
+    assert not row("vllm", {"VLLM_BASE_URL": vendor.url}).check(http).ok
 
 
-def test_only_ollama_on_its_own_port_has_to_be_looked_for() -> None:
-    assert row("ollama", {}).probe_needed
-    assert row("ollama", {"OLLAMA_MODEL": "m"}).probe_needed
-    assert not row("ollama", {"OLLAMA_HOST": "gpu", "OLLAMA_MODEL": "m"}).probe_needed
+def test_only_a_server_whose_model_nobody_named_has_to_be_looked_at_first() -> None:
+    assert row("vllm", {"VLLM_BASE_URL": "http://gpu:1"}).probe_needed
+    assert not row("vllm", {"VLLM_BASE_URL": "http://gpu:1", "VLLM_MODEL": "m"}).probe_needed
     assert not row("openai", {"OPENAI_API_KEY": "k"}).probe_needed
 
 
 # -- addresses -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("host", "url"),
+    ("url", "free"),
     [
-        ("", "http://127.0.0.1:11434/v1"),
-        ("0.0.0.0", "http://127.0.0.1:11434/v1"),
-        ("0.0.0.0:9999", "http://127.0.0.1:9999/v1"),
-        (":9999", "http://127.0.0.1:9999/v1"),
-        ("gpu", "http://gpu:11434/v1"),
-        ("gpu:1234", "http://gpu:1234/v1"),
-        ("http://gpu", "http://gpu:80/v1"),
-        ("https://gpu.example.com", "https://gpu.example.com:443/v1"),
-        ("https://gpu.example.com:8443/ollama/", "https://gpu.example.com:8443/ollama/v1"),
-        ("http://gpu:1/v1", "http://gpu:1/v1"),
-        ("ollama.com", "https://ollama.com:443/v1"),
-        ("::1", "http://[::1]:11434/v1"),
-        ("[::]:5", "http://[::1]:5/v1"),
-        (" gpu ", "http://gpu:11434/v1"),
-    ],
-)
-def test_ollama_host_is_read_as_ollama_reads_it(host: str, url: str) -> None:
-    assert ollama_base_url(host) == url
-    assert is_usable(url)
-
-
-@pytest.mark.parametrize(
-    ("host", "free"),
-    [
-        ("", True),
-        ("192.168.1.7", True),
-        ("gpu", True),
-        ("gpu.lan", True),
-        ("host.docker.internal", True),
-        ("[::1]:5", True),
-        ("ollama.com", False),
-        ("8.8.8.8", False),
+        ("http://127.0.0.1:8000/v1", True),
+        ("http://192.168.1.7:8000", True),
+        ("http://gpu:8000", True),
+        ("http://gpu.lan", True),
+        ("http://host.docker.internal:8000", True),
+        ("http://[::1]:5", True),
         ("https://gpu.example.com", False),
+        ("http://8.8.8.8:8000", False),
     ],
 )
-def test_only_a_server_of_the_operators_own_is_free(host: str, free: bool) -> None:
-    assert row("ollama", {"OLLAMA_HOST": host}).free_of_charge is free
-    assert is_local(ollama_base_url(host)) is free
+def test_only_a_server_of_the_operators_own_is_free(url: str, free: bool) -> None:
+    assert is_usable(url)
+    assert row("vllm", {"VLLM_BASE_URL": url}).free_of_charge is free
+    assert is_local(url) is free
+
+
+def test_an_address_that_is_none_is_not_local() -> None:
+    assert not is_local("http://[::1")
+    assert not is_local("")
 
 
 def test_a_compatible_server_is_never_taken_for_free() -> None:
     assert not row("compatible", {"SWITCHHOOK_COMPATIBLE_BASE_URL": "http://127.0.0.1:4000"}).free_of_charge
-
-
-# -- bytes -----------------------------------------------------------------------------------------------------------
-WHOLE = (
-    event(text_chunk("Grüße, "))
-    + b": comment\r\n\r\n"
-    + event(text_chunk("世界! 👩‍🚀\r\nbye")).replace(b"\n", b"\r\n")
-    + event(text_chunk(None, delta={}, finish_reason="stop"))
-    + event(text_chunk(None) | {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}})
-    + event("[DONE]")
-)
-
-
-@settings(deadline=None, max_examples=150)
-@given(st.lists(st.integers(0, len(WHOLE)), max_size=12))
-def test_a_stream_reads_the_same_however_it_is_cut_into_packets(cuts: list[int]) -> None:
-    edges = [0, *sorted(cuts), len(WHOLE)]
-    packets = [WHOLE[a:b] for a, b in pairwise(edges)]
-    *pieces, usage = Answer("Fake").read(packets)
-    assert "".join(p.text for p in pieces if isinstance(p, Text)) == "Grüße, 世界! 👩‍🚀\r\nbye"
-    assert isinstance(usage, Usage)
-    assert (usage.input_tokens, usage.output_tokens) == (3, 4)
-
-
-@settings(deadline=None, max_examples=200)
-@given(st.lists(st.binary(max_size=60) | st.sampled_from([WHOLE[:150], b"data: ", b"\n\n", b"{", b"data: [DONE]\n\n"])))
-def test_any_bytes_are_an_answer_or_a_typed_error(packets: list[bytes]) -> None:
-    try:
-        *pieces, usage = Answer("Fake").read(packets)
-    except ProviderError:
-        return
-    assert isinstance(usage, Usage)
-    assert any(isinstance(piece, Text) and piece.text.strip() for piece in pieces)
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                ["choices", "delta", "message", "content", "finish_reason", "usage", "error", "index", "code", "type"]
-            ),
-            inner,
-            max_size=5,
-        )
-    ),
-    max_leaves=20,
-)
-
-
-@settings(deadline=None, max_examples=200)
-@given(st.lists(json_values, max_size=4), st.booleans())
-def test_any_json_is_an_answer_or_a_typed_error(values: list[object], streamed: bool) -> None:
-    packets = [event(json.dumps(value)) for value in values] if streamed else [json.dumps(values[:1]).encode()[1:-1]]
-    try:
-        *_, usage = Answer("Fake").read([*packets, event("[DONE]")] if streamed else packets)
-    except ProviderError:
-        return
-    assert isinstance(usage, Usage)
-
-
-def test_lines_of_any_ending_are_told_apart() -> None:
-    assert list(lines([b"a\r", b"\nb\n\nc", b"", b"d\n", b"last"])) == [b"a", b"b", b"", b"cd", b"last"]

@@ -55,7 +55,7 @@ BROKEN = {
     ),
     "returns another class": (
         "from webapp.plugin import hookimpl\n@hookimpl\ndef register_providers(settings): return [object()]",
-        "which is no TextProvider",
+        "which is no Provider",
     ),
     "returns the class itself": (
         "from webapp.plugin import *\n@hookimpl\ndef register_channels(settings): return [Channel]",
@@ -94,7 +94,7 @@ BROKEN = {
     ),
     "gives a good thing and a bad one": (
         GOOD.format(name="mixed").replace("[Good()]", "[Good(), 7]"),
-        "which is no TextProvider",
+        "which is no Provider",
     ),
 }
 

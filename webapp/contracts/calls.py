@@ -1,14 +1,12 @@
-"""Calls to model vendors: what the core asks of a provider, and what a provider yields."""
+"""Calls to text models: what the core asks of a provider, and what a provider yields."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import httpx
+from typing import Any
 
 
 class Role(StrEnum):
@@ -20,11 +18,32 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture in memory, checked by the core: `media_type` is image/png, image/jpeg, image/gif or image/webp."""
+
+    media_type: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
-    """One thing somebody said in a conversation."""
+    """One thing somebody said in a conversation, with the pictures that belong to it."""
 
     role: Role
     text: str
+    pictures: tuple[Picture, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class JsonOutput:
+    """The answer has to be one JSON document: of this JSON Schema (an object's), or any object where `schema` is None.
+
+    `name` has at most 64 of `A-Za-z0-9_-`. A provider that cannot enforce the schema asks for it in words; the core checks
+    the answer all the same.
+    """
+
+    name: str = "answer"
+    schema: Mapping[str, Any] | None = None
 
 
 class Finish(StrEnum):
@@ -34,6 +53,8 @@ class Finish(StrEnum):
     LENGTH = "length"
     FILTERED = "filtered"
     TOOL = "tool"
+    PAUSED = "paused"
+    """The vendor broke off on purpose and would go on if it were asked to."""
     UNKNOWN = "unknown"
 
 
@@ -53,6 +74,7 @@ class TextCall:
     timeout_s: float
     temperature: float | None = None
     stop: tuple[str, ...] = ()
+    output: JsonOutput | None = None
     person_ref: str = ""
 
 
@@ -68,78 +90,25 @@ class Usage:
     """The end of an answer: what the vendor counted.
 
     `input_tokens` includes cached ones and `output_tokens` includes reasoning ones, whatever the vendor's own convention.
-    None means that the vendor did not say; the core then counts a labelled estimate.
+    None means that the vendor did not say; the core then counts a labelled estimate. `cached_tokens`, `cache_write_tokens`
+    and `picture_input_tokens` are parts of `input_tokens`, `reasoning_tokens` and `picture_output_tokens` of `output_tokens`.
+
+    `pictures` is how many pictures were made and will be billed. `cost_usd` is what the vendor itself says it charged, where
+    it says so in dollars; `credits` is the same in a unit of the vendor's own. `quality` is the vendor's score of its answer
+    in 0-1; never invent one.
     """
 
     input_tokens: int | None = None
     output_tokens: int | None = None
     cached_tokens: int = 0
+    cache_write_tokens: int = 0
     reasoning_tokens: int = 0
+    picture_input_tokens: int = 0
+    picture_output_tokens: int = 0
+    pictures: int = 0
+    cost_usd: Decimal | None = None
+    credits: Decimal | None = None
+    quality: float | None = None
     finish: Finish = Finish.UNKNOWN
     model: str = ""
     vendor_request_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Variable:
-    """An environment variable that a plugin reads: for documentation, `switchhook doctor` and the settings page."""
-
-    name: str
-    meaning: str
-    default: str = ""
-    secret: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """What a cheap look at a vendor showed. `cure` says what to do when it is not `ok`."""
-
-    ok: bool
-    detail: str
-    cure: str = ""
-
-
-class TextProvider:
-    """A vendor of text models. Subclass it, set the class attributes, write `stream`.
-
-    A provider does not retry, count, price or log: the core does. It raises the `ProviderError` family only.
-    """
-
-    name: str
-    """Short and stable, lower case: it is part of model names such as `openai/gpt-4.1-mini`."""
-
-    label: str
-    """How people call the vendor."""
-
-    default_model: str = ""
-    """The model to use when the operator named none."""
-
-    price_as: str = ""
-    """The vendor's id in the price library; empty: look the model up by its name alone."""
-
-    free_of_charge: bool = False
-    """True only where the vendor bills nobody (a model on the operator's own machine)."""
-
-    demo: bool = False
-    """True for a provider whose answers do not come from a model."""
-
-    preference: int = 100
-    """Which provider serves chat when the operator chose none: the lowest number among those that are ready."""
-
-    probe_needed: bool = False
-    """True where only `check` can tell whether the provider is there, such as a server that may run on this machine:
-    the core asks, with a short time limit, before it chooses the provider by itself. `check` may set `default_model`."""
-
-    environment: tuple[Variable, ...] = ()
-
-    def missing(self) -> str:
-        """What keeps this provider from being used ('OPENAI_API_KEY is not set'), or '' if it is ready. No I/O."""
-        return ""
-
-    def stream(self, call: TextCall, http: httpx.Client) -> Iterator[Text | Usage]:
-        """Yield `Text` pieces, then exactly one `Usage`. Raises `ProviderError`; closing the generator ends the call."""
-        raise NotImplementedError
-
-    def check(self, http: httpx.Client) -> Health:
-        """Look at the vendor by a call that costs nothing. Raises nothing: a failure is a `Health` that is not ok."""
-        raise NotImplementedError

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from webapp.contracts.calls import Health, Variable
 from webapp.contracts.errors import SendUnknown
+from webapp.contracts.providers import Health, Variable
 
 if TYPE_CHECKING:
     import httpx

@@ -28,7 +28,10 @@ SwitchhookError
 from __future__ import annotations
 
 from datetime import datetime
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from webapp.contracts.calls import Usage
 
 
 class SwitchhookError(Exception):
@@ -101,6 +104,7 @@ class ProviderError(SwitchhookError):
     """A call to a vendor failed. `retryable` says whether the same call may succeed later.
 
     `status` is the HTTP status, if there was one; `detail` is the vendor's own wording for the operator's error log.
+    `usage` is what the vendor counted for the call although it failed, where it said so: it will be on the bill.
     """
 
     code = "provider_error"
@@ -113,11 +117,13 @@ class ProviderError(SwitchhookError):
         status: int | None = None,
         detail: str = "",
         retry_after_s: float | None = None,
+        usage: Usage | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.detail = detail
         self.retry_after_s = retry_after_s
+        self.usage = usage
 
 
 class RateLimited(ProviderError):

@@ -5,17 +5,35 @@ from __future__ import annotations
 import re
 import traceback
 
-# NUL is refused by PostgreSQL; the other C0 controls (tab, line feed and carriage return excepted) have no meaning in a
-# message and can forge log lines or terminal sequences.
-_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+# NUL is refused by PostgreSQL; the other C0 controls (tab, line feed and carriage return excepted) and the C1 controls
+# have no meaning in a message and can forge log lines or terminal sequences. A carriage return alone overwrites a line.
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_LONE_RETURN = re.compile("\r(?!\n)")
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
+# Nobody sees them: they turn the direction of what follows, or stand inside a word that then no longer is found.
+_HIDDEN = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]")
+_LINE_ENDS = re.compile("[\u2028\u2029]")
 
 
 def clean(text: str) -> str:
-    """`text` without control characters and with lone surrogates replaced by U+FFFD, so that it can be stored as UTF-8."""
-    if text.isascii():
-        return _CONTROLS.sub("", text)
-    return _LONE_SURROGATES.sub("\ufffd", _CONTROLS.sub("", text))
+    """`text` without control characters and with lone surrogates replaced by U+FFFD, so that it can be stored as UTF-8.
+
+    A carriage return without a line feed becomes one.
+    """
+    text = _CONTROLS.sub("", text)
+    if "\r" in text:
+        text = _LONE_RETURN.sub("\n", text)
+    return text if text.isascii() else _LONE_SURROGATES.sub("\ufffd", text)
+
+
+def bare(text: str) -> str:
+    """`text` as `clean` leaves it, without characters that nobody sees either: for what is searched, and for logs.
+
+    >>> bare("a\\u202eb")
+    'ab'
+    """
+    text = clean(text)
+    return text if text.isascii() else _LINE_ENDS.sub("\n", _HIDDEN.sub("", text))
 
 
 def mask_address(address: str) -> str:

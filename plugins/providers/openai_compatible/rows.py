@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from webapp.plugin import Variable
+from plugins.providers.openai_compatible.models import DEEPSEEK, GROQ, OPENAI, OPENROUTER, Known
+from webapp.plugin import Hours, Variable, VariableKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +38,36 @@ class Row:
     """Header and the variable that gives its value."""
     free_when_local: bool = False
     """Whether nobody is billed when it runs on the operator's own network."""
-    detect: bool = False
-    """Whether it is looked for where `base_url` says although no variable names it."""
-    no_model_cure: str = "Load a model in the server."
+    catalog: tuple[Known, ...] = ()
+    """What is known of its models."""
+    json_schema: bool = True
+    """Whether it holds answers to a schema, not only to JSON."""
+    costs_told: bool = False
+    """Whether `usage.cost` of an answer is what it charged, in dollars."""
+    key_path: str = ""
+    """What to ask below the base URL to learn whether the key is good, where listing models does not show it."""
+    balance_path: str = ""
+    """What to ask below the base URL for the money that is left, '' where it does not tell."""
+    capabilities_variable: str = ""
+    """The variable that says what the server's models can do, where nothing else can."""
+    peak_hours: Hours = field(default_factory=Hours)
 
     def variables(self) -> tuple[Variable, ...]:
         """The environment variables that this row reads."""
         found = []
         if self.key_variable:
             found.append(Variable(self.key_variable, f"API key for {self.label}.", secret=True))
-        found.append(Variable(self.base_url_variable, f"Address of {self.label}'s API.", default=self.base_url))
-        listed = "the first model that the server lists"
-        found.append(Variable(self.model_variable, f"Model to use at {self.label}.", default=self.default_model or listed))
-        found += [Variable(name, f"Value of the header {header} for {self.label}.") for header, name in self.headers]
+        address = f"Address of {self.label}'s API."
+        found.append(Variable(self.base_url_variable, address, default=self.base_url, kind=VariableKind.URL))
+        model = self.default_model or "the first model that the server lists"
+        found.append(Variable(self.model_variable, f"Model to use at {self.label}.", default=model, kind=VariableKind.MODEL))
+        if self.capabilities_variable:
+            able = "What its models can do besides text: `vision`, `json`, `vision,json` or `none`. Empty: it is tried."
+            found.append(Variable(self.capabilities_variable, able))
+        found += [
+            Variable(name, f"{header.rpartition('-')[2]} at {self.label}, for an account that has several.")
+            for header, name in self.headers
+        ]
         return tuple(found)
 
 
@@ -64,6 +82,7 @@ ROWS = (
         model_variable="OPENAI_MODEL",
         default_model="gpt-4.1-mini",
         price_as="openai",
+        catalog=OPENAI,
         # Reasoning models refuse max_tokens, and this one counts their hidden tokens too.
         cap_field="max_completion_tokens",
         person_field="safety_identifier",
@@ -78,6 +97,7 @@ ROWS = (
         key_variable="SWITCHHOOK_COMPATIBLE_API_KEY",
         key_required=False,
         model_variable="SWITCHHOOK_COMPATIBLE_MODEL",
+        capabilities_variable="SWITCHHOOK_COMPATIBLE_CAPABILITIES",
     ),
     Row(
         name="deepseek",
@@ -89,6 +109,11 @@ ROWS = (
         model_variable="DEEPSEEK_MODEL",
         default_model="deepseek-flash",
         price_as="deepseek",
+        catalog=DEEPSEEK,
+        json_schema=False,
+        balance_path="/user/balance",
+        # Its tariff is double at these times, but for Chinese public holidays, whose list changes from year to year.
+        peak_hours=Hours.parse("Mon-Fri 01:00-04:00, Mon-Fri 06:00-10:00"),
         person_field="user_id",
         # Thinking is on by default and would use up the cap of a short answer.
         extra={"thinking": {"type": "disabled"}},
@@ -114,6 +139,7 @@ ROWS = (
         model_variable="GROQ_MODEL",
         default_model="openai/gpt-oss-20b",
         price_as="groq",
+        catalog=GROQ,
     ),
     Row(
         name="openrouter",
@@ -125,6 +151,10 @@ ROWS = (
         model_variable="OPENROUTER_MODEL",
         default_model="openai/gpt-4.1-mini",
         price_as="openrouter",
+        catalog=OPENROUTER,
+        costs_told=True,
+        key_path="/key",
+        balance_path="/credits",
     ),
     Row(
         name="vllm",
@@ -155,18 +185,5 @@ ROWS = (
         key_required=False,
         model_variable="LMSTUDIO_MODEL",
         free_when_local=True,
-    ),
-    Row(
-        name="ollama",
-        label="Ollama",
-        preference=50,
-        base_url="http://127.0.0.1:11434",
-        base_url_variable="OLLAMA_HOST",
-        key_variable="OLLAMA_API_KEY",
-        key_required=False,
-        model_variable="OLLAMA_MODEL",
-        free_when_local=True,
-        detect=True,
-        no_model_cure="Install one, for example: ollama pull llama3.2",
     ),
 )
