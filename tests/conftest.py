@@ -28,7 +28,11 @@ from webapp.settings import Settings, read_settings
 ADMIN_PASSWORD = "correct horse battery"
 
 # What a developer has set for real vendors must not reach the tests.
-for _name in [n for n in os.environ if n.startswith(("SWITCHHOOK_", "OPENAI_", "TWILIO_", "OLLAMA_"))]:
+_OTHERS = ("GEMINI_", "GOOGLE_", "STABILITY_", "MIDJOURNEY_")
+_VENDORS = ("_API_KEY", "_BASE_URL", "_MODEL", "_API_URL", "_PROXY_URL")
+for _name in [
+    n for n in os.environ if n.startswith(("SWITCHHOOK_", "TWILIO_", "ANTHROPIC_", "PRSM_", *_OTHERS)) or n.endswith(_VENDORS)
+]:
     del os.environ[_name]
 for _name in ("DATABASE_URL", "REDIS_URL", "SECRET_KEY"):
     os.environ.pop(_name, None)
@@ -123,6 +127,8 @@ def make_settings(folder: Path, redis_url: str, **values: Any) -> Settings:
         "admin_email": "admin@example.com",
         "admin_password": SecretStr(ADMIN_PASSWORD),
         "log_level": "WARNING",
+        # Tests call fakes as fast as they can; those about the pace set their own.
+        "provider_requests_per_minute": 0,
     }
     return read_settings(**(given | values))
 

@@ -101,7 +101,7 @@ def books() -> Books:
             select(
                 func.coalesce(func.sum(entry.input_tokens + entry.output_tokens), 0),
                 func.coalesce(func.sum(entry.cost_microusd), 0),
-            )
+            ).where(entry.payer == "person")
         ).one()
         said = c.execute(
             select(
@@ -109,7 +109,8 @@ def books() -> Books:
                 func.coalesce(func.sum(request.cost_microusd), 0),
             )
         ).one()
-        used = c.execute(select(counter.dimension, func.sum(counter.used)).group_by(counter.dimension)).all()
+        mine = counter.subject != "house"
+        used = c.execute(select(counter.dimension, func.sum(counter.used)).where(mine).group_by(counter.dimension)).all()
         held = c.execute(select(func.coalesce(func.sum(counter.held), 0))).scalar_one()
         open_holds = c.execute(select(func.count()).select_from(Hold).where(Hold.settled_at.is_(None))).scalar_one()
     return Books(

@@ -15,6 +15,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     """The application, wired: the only place that knows every part. `SetupError` says what is wrong with the settings."""
     from webapp import extensions, logs, web
     from webapp.registry import Registry
+    from webapp.routing import guard
 
     settings = settings or read_settings()
     logs.configure(settings)
@@ -41,5 +42,13 @@ def create_app(settings: Settings | None = None) -> Flask:
     registry = Registry()
     registry.load(settings.for_plugins(), settings.plugins_dir)
     app.extensions["switchhook.registry"] = registry
+    # What the operator named in the environment may be an internal address; what is set in the pages may not.
+    guard.install(settings.allow_outbound, [*settings.urls_for_plugins(), *registry.addresses()])
+    if settings.encryption_keys.get_secret_value():
+        # A key that is none is said now, and not when the first secret is needed.
+        from webapp.vault import current_vault
+
+        with app.app_context():
+            current_vault()
     web.register(app, registry)
     return app

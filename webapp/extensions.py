@@ -22,6 +22,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.types import DateTime, TypeDecorator
 
 from webapp.contracts.errors import SetupError
+from webapp.interrupts import shielded
 from webapp.settings import Settings
 
 NAMING = {
@@ -148,14 +149,16 @@ def _without_details(context: ExceptionContext) -> None:
 def writing() -> Iterator[Connection]:
     """One writing transaction on a connection of its own: committed at the end, rolled back when anything is raised.
 
-    Keep it short, never call a vendor inside, and never open a second one inside the first.
+    Keep it short, never call a vendor inside, and never open a second one inside the first. A job's time limit that passes
+    inside takes effect after the commit: in the middle it could leave the lock and the transaction open for good.
     """
     engine = db.engine
     if engine.dialect.name != "sqlite":
-        with engine.begin() as connection:
+        with shielded(), engine.begin() as connection:
             yield connection
         return
-    with _one_writer, engine.connect().execution_options(**{_WRITING: True}) as connection, connection.begin():
+    writer = {_WRITING: True}
+    with shielded(), _one_writer, engine.connect().execution_options(**writer) as connection, connection.begin():
         yield connection
 
 
@@ -169,8 +172,9 @@ def writing_session() -> Iterator[Session]:
 
 @contextmanager
 def reading() -> Iterator[Connection]:
-    """One read-only transaction on a connection of its own."""
-    with db.engine.connect() as connection:
+    """One read-only transaction on a connection of its own. Not interrupted either: a connection that is left in the middle of
+    an answer cannot be used again, and on SQLite it keeps its snapshot open until the garbage collector finds it."""
+    with shielded(), db.engine.connect() as connection:
         yield connection
 
 

@@ -19,16 +19,17 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from webapp.contracts.errors import SetupError
 from webapp.settings_faults import in_words
+from webapp.settings_vendors import VendorSettings
 
 ENV_FILE = ".env"
-CORE_SECRETS = frozenset({"SECRET_KEY", "DATABASE_URL", "REDIS_URL", "SWITCHHOOK_ADMIN_PASSWORD"})
+CORE_SECRETS = frozenset({"SECRET_KEY", "DATABASE_URL", "REDIS_URL", "SWITCHHOOK_ADMIN_PASSWORD", "SWITCHHOOK_ENCRYPTION_KEYS"})
 
 
-class Settings(BaseSettings):
+class Settings(VendorSettings):
     """The core's settings; immutable once read."""
 
     model_config = SettingsConfigDict(
@@ -55,6 +56,18 @@ class Settings(BaseSettings):
         SecretStr(""),
         alias="SECRET_KEY",
         description="Signs sessions; empty: generated once and kept in the data directory.",
+    )
+    encryption_keys: SecretStr = Field(
+        SecretStr(""),
+        alias="SWITCHHOOK_ENCRYPTION_KEYS",
+        description="Fernet keys that seal vendors' keys in the database, newest first, separated by commas; empty: one is "
+        "generated and kept in the data directory.",
+    )
+    allow_outbound: str = Field(
+        "",
+        alias="SWITCHHOOK_ALLOW_OUTBOUND",
+        description="Internal addresses that vendors' URLs may lead to although they were not named in the environment: "
+        "networks (10.0.0.0/8), addresses, hosts or host:port, separated by commas.",
     )
     plugins_dir: Path | None = Field(
         None,
@@ -145,7 +158,26 @@ class Settings(BaseSettings):
     chat_model: str = Field(
         "",
         alias="SWITCHHOOK_CHAT_MODEL",
-        description="Model that answers chat, as provider/model; empty: the first provider that is ready, else the demo.",
+        description="Model that answers chat, as provider/model, or several in the order in which they are tried, separated by "
+        "commas; empty: every provider that is ready, else the demo. Routing rules come before it.",
+    )
+    image_model: str = Field(
+        "",
+        alias="SWITCHHOOK_IMAGE_MODEL",
+        description="The same for pictures.",
+    )
+    sort_model: str = Field(
+        "",
+        alias="SWITCHHOOK_SORT_MODEL",
+        description="Cheap model that sorts requests where the keywords are unsure, as provider/model; `auto` takes the "
+        "routing rule for the operation `categorize`, else chat's route; empty: none is asked.",
+    )
+    house_daily_usd: float = Field(
+        1.0,
+        alias="SWITCHHOOK_HOUSE_DAILY_USD",
+        ge=0,
+        le=1_000_000,
+        description="Dollars a day that the house spends at most on calls of its own, such as sorting.",
     )
     system_prompt: str = Field(
         "You are a helpful assistant. Answer briefly and plainly.",
@@ -180,6 +212,13 @@ class Settings(BaseSettings):
         le=300,
         description="Seconds that handing one message to a channel's vendor may take.",
     )
+    image_timeout_s: float = Field(
+        240.0,
+        alias="SWITCHHOOK_IMAGE_TIMEOUT_S",
+        ge=5,
+        le=3600,
+        description="Seconds that one request for a picture may take.",
+    )
     max_attempts: int = Field(
         3,
         alias="SWITCHHOOK_MAX_ATTEMPTS",
@@ -205,6 +244,13 @@ class Settings(BaseSettings):
         alias="SWITCHHOOK_CEILING_OUTPUT_USD",
         ge=0,
         description="Dollars per million output tokens that count for a model whose price is not known.",
+    )
+
+    ceiling_picture_usd: float = Field(
+        0.5,
+        alias="SWITCHHOOK_CEILING_PICTURE_USD",
+        ge=0,
+        description="Dollars that count for a picture whose price is not known.",
     )
 
     # -- the house -------------------------------------------------------------------------------------------------
@@ -239,12 +285,19 @@ class Settings(BaseSettings):
             raise ValueError("must be an e-mail address")
         return f"{name}@{domain}"
 
-    @field_validator("chat_model")
+    @field_validator("chat_model", "image_model")
     @classmethod
-    def _chat_model(cls, value: str) -> str:
-        provider, slash, model = value.partition("/")
-        if value and not (provider and slash and model):
-            raise ValueError("must be provider/model, such as openai/gpt-4.1-mini")
+    def _models(cls, value: str) -> str:
+        named = [part.strip() for part in value.split(",") if part.strip()]
+        if not all(_is_target(name) for name in named):
+            raise ValueError("must be provider/model, such as openai/gpt-4.1-mini, or several of them separated by commas")
+        return ",".join(named)
+
+    @field_validator("sort_model")
+    @classmethod
+    def _sort_model(cls, value: str) -> str:
+        if value and value != "auto" and not _is_target(value):
+            raise ValueError("must be provider/model, such as openai/gpt-4.1-mini, or auto")
         return value
 
     # -- what follows from them ------------------------------------------------------------------------------------
@@ -318,6 +371,16 @@ class Settings(BaseSettings):
         merged |= {"SWITCHHOOK_PUBLIC_URL": self.public_url}
         return MappingProxyType({k: v for k, v in merged.items() if k not in CORE_SECRETS})
 
+    def urls_for_plugins(self) -> list[str]:
+        """The values of those variables that are http and https addresses: the operator has named them."""
+        return [
+            value
+            for name, value in self.for_plugins().items()
+            if value.startswith(("http://", "https://"))
+            and name != "SWITCHHOOK_PUBLIC_URL"
+            and not name.lower().endswith("_proxy")
+        ]
+
 
 def read_settings(**overrides: object) -> Settings:
     """Read and check all settings. `SetupError` names every variable that is wrong, and how."""
@@ -326,3 +389,8 @@ def read_settings(**overrides: object) -> Settings:
     except ValidationError as exc:
         faults = "; ".join(f"{fault['loc'][0]}: {in_words(fault)}" for fault in exc.errors(include_url=False))
         raise SetupError(f"Wrong setting: {faults}.") from exc
+
+
+def _is_target(value: str) -> bool:
+    provider, slash, model = value.partition("/")
+    return bool(provider and slash and model)

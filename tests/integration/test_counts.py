@@ -22,8 +22,9 @@ from webapp.extensions import db, queue_redis
 from webapp.models import Request
 from webapp.pipeline import lease, sweep
 from webapp.pipeline.admit import admit
+from webapp.pipeline.claims import claim
 from webapp.pipeline.deliver import deliver
-from webapp.pipeline.execute import claim, execute
+from webapp.pipeline.execute import execute
 from webapp.pipeline.intake import Intake
 
 PUBLIC = "https://bot.example.com"
@@ -114,8 +115,9 @@ def test_a_request_is_executed_settled_and_delivered(app: Flask, monkeypatch: py
         execute(request_id)
     # The claim; earlier turns; the request's end; its holds; the counters; attempt; ledger; person; conversation; delivery.
     assert counted.database == 10, counted.statements
-    # One trip a piece, one to enqueue the delivery, one for the end of the stream.
-    assert counted.trips == pieces_of(requests()[-1]) + 2
+    # One trip a piece; one to look for a kept answer and one to keep it; one to enter the vendor's gate and one to leave it;
+    # one to enqueue the delivery, one for the end of the stream.
+    assert counted.trips == pieces_of(requests()[-1]) + 6
 
 
 def pieces_of(request: Request) -> int:
@@ -157,6 +159,7 @@ def test_looking_for_lost_work_reads_unfinished_requests_only(app: Flask) -> Non
     text("runs", ALICE)
     taken = claim(requests()[-1].id)
     assert taken is not None
+    lease.begin(taken.claim)
     seen: list[tuple[str, object]] = []
 
     def note(_c: object, _cursor: object, sql: str, values: object, *_: object) -> None:

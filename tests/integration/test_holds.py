@@ -157,6 +157,101 @@ def test_the_first_refusal_of_a_window_is_noticed_once(person: uuid.UUID) -> Non
     assert noticed == [True, False, False]
 
 
+def top_up(request_id: uuid.UUID, more: int, dimension: Dimension = Dimension.TOKENS) -> bool:
+    with writing() as connection:
+        done = holds.top_up(connection, request_id, dimension, more)
+        if not done:
+            connection.rollback()
+    return done
+
+
+def test_what_is_held_in_addition_counts_on_every_limit_and_is_settled_with_the_rest(person: uuid.UUID) -> None:
+    request = begin(person)
+    limits = [limit("tokens", 1000, Dimension.TOKENS), limit("daily tokens", 200, Dimension.TOKENS, Window.DAY)]
+    take(request, *limits, amounts={Dimension.TOKENS: 50})
+    assert top_up(request, 150)
+    assert counters() == {"tokens": (0, 200), "daily tokens": (0, 200)}
+    assert not top_up(request, 1)
+    assert counters() == {"tokens": (0, 200), "daily tokens": (0, 200)}
+    with writing() as connection:
+        assert holds.held(connection, request, Dimension.TOKENS) == 200
+        holds.settle(connection, request, {Dimension.TOKENS: 120}, now())
+        assert holds.held(connection, request, Dimension.TOKENS) == 0
+    assert counters() == {"tokens": (120, 0), "daily tokens": (120, 0)}
+
+
+def test_a_settled_request_holds_nothing_in_addition(person: uuid.UUID) -> None:
+    request = begin(person)
+    take(request, limit("tokens", 1000, Dimension.TOKENS), amounts={Dimension.TOKENS: 50})
+    with writing() as connection:
+        holds.give_back(connection, request, now())
+    assert not top_up(request, 10)
+    assert counters() == {"tokens": (0, 0)}
+
+
+def test_a_request_without_such_a_limit_has_room(person: uuid.UUID) -> None:
+    unlimited, limited = begin(person), begin(person)
+    take(limited, limit("messages", 10))
+    assert top_up(unlimited, 10**9)
+    assert top_up(limited, 10**9)
+    assert counters() == {"messages": (0, 1)}
+
+
+@pytest.mark.parametrize("first", ["top_up", "settle"])
+def test_what_is_held_in_addition_while_the_request_is_settled_has_an_owner_or_is_not_held(
+    app: Flask, person: uuid.UUID, first: str
+) -> None:
+    request = begin(person)
+    take(request, limit("tokens", 1000, Dimension.TOKENS), amounts={Dimension.TOKENS: 50})
+    begun, answers = threading.Event(), []
+
+    def other() -> None:
+        with app.app_context():
+            begun.set()
+            if first == "settle":
+                answers.append(top_up(request, 100))
+            else:
+                with writing() as connection:
+                    holds.settle(connection, request, {Dimension.TOKENS: 30}, now())
+
+    thread = threading.Thread(target=other)
+    with writing() as connection:
+        if first == "settle":
+            holds.settle(connection, request, {Dimension.TOKENS: 30}, now())
+        else:
+            answers.append(holds.top_up(connection, request, Dimension.TOKENS, 100))
+        thread.start()
+        begun.wait(10)
+        thread.join(0.3)
+        # It waits for this transaction, and then sees what it did.
+        assert thread.is_alive()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert answers == [first == "top_up"]
+    assert counters() == {"tokens": (30, 0)}
+    assert db.session.scalars(select(Hold.id).where(Hold.settled_at.is_(None))).all() == []
+
+
+def test_additions_and_settlements_in_any_order_leave_nothing_held_and_nobody_waiting(app: Flask, person: uuid.UUID) -> None:
+    limits = [limit("tokens", 10**6, Dimension.TOKENS), limit("daily", 10**6, Dimension.TOKENS, Window.DAY)]
+    waiting = [begin(person) for _ in range(12)]
+    for request in waiting:
+        take(request, *limits, amounts={Dimension.TOKENS: 50})
+
+    def end(request: uuid.UUID) -> None:
+        with app.app_context(), writing() as connection:
+            holds.settle(connection, request, {Dimension.TOKENS: 7}, now())
+
+    def add(request: uuid.UUID) -> bool:
+        with app.app_context():
+            return top_up(request, 100)
+
+    with ThreadPoolExecutor(12) as pool:
+        work = [pool.submit(act, request) for request in waiting for act in (add, end, add)]
+        assert {done.result(60) for done in work} <= {None, True, False}
+    assert counters() == {"tokens": (84, 0), "daily": (84, 0)}
+
+
 @pytest.mark.parametrize("room", [1, 10])
 def test_twenty_threads_never_take_more_than_there_is(app: Flask, person: uuid.UUID, room: int) -> None:
     requests = [begin(person) for _ in range(40)]

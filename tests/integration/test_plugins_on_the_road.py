@@ -184,7 +184,7 @@ def test_impossible_counts_do_not_reach_the_books(app: Flask, usage: Usage) -> N
 
 
 def test_a_provider_that_never_returns_is_ended_by_the_jobs_time_limit(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "job_timeout_s", lambda: 1)
+    monkeypatch.setattr(admission, "job_timeout_s", lambda operation: 1)
 
     def forever(call: TextCall) -> Iterator[Text]:
         while True:

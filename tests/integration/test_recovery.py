@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -18,8 +19,10 @@ from webapp.extensions import now, queue_redis, writing
 from webapp.models import Attempt, Conversation, Delivery, LedgerEntry, Request, RequestStatus
 from webapp.pipeline import lease, sweep
 from webapp.pipeline.cancel import cancel
-from webapp.pipeline.execute import claim, execute, run
-from webapp.pipeline.settle import Ending, Used, settle
+from webapp.pipeline.claims import claim
+from webapp.pipeline.endings import Call, Ending, Used
+from webapp.pipeline.execute import execute, run
+from webapp.pipeline.settle import settle, settle_unowned
 
 ALICE = "+15005550006"
 
@@ -65,9 +68,8 @@ def test_messages_are_accepted_while_redis_is_away(make_app: Callable[..., Flask
 
 def test_what_a_dead_process_was_executing_is_taken_over_and_charged_once(app: Flask) -> None:
     text("question", ALICE)
-    first = claim(requests()[0].id)
-    assert first is not None
-    lease.end(first.claim)  # its process is dead: nobody prolongs the lease
+    # Its process dies before it begins: nobody prolongs the lease.
+    assert claim(requests()[0].id) is not None
     assert sweep.sweep().taken_over == 0
     age_everything()
     assert sweep.sweep().taken_over == 1
@@ -92,8 +94,57 @@ def test_a_process_that_was_only_slow_cannot_settle_what_was_taken_over(app: Fla
         pass
     run_jobs()
     assert len(sent()) == 1
-    assert len(rows(select(LedgerEntry))) == 1
+    assert len(rows(select(LedgerEntry).where(LedgerEntry.payer == "person"))) == 1
     assert_books_balance()
+
+
+@pytest.mark.parametrize("given_up", [False, True], ids=["taken over", "given up"])
+def test_what_a_slow_process_used_for_nothing_is_on_the_house(make_app: Callable[..., Flask], given_up: bool) -> None:
+    """The vendor bills both executions, so the ledger tells of both; the person pays for the one that they had."""
+    with make_app(max_attempts=1 if given_up else 3).app_context():
+        text("question", ALICE)
+        slow = claim(requests()[0].id)
+        assert slow is not None
+        pieces = run(slow)
+        next(pieces)
+        age_everything()
+        swept = sweep.sweep()
+        assert (swept.taken_over, swept.given_up) == ((0, 1) if given_up else (1, 0))
+        run_jobs()
+        ended = requests()[0]
+        before = (ended.status, ended.answer, ended.cost_microusd, ended.input_tokens, ended.output_tokens, ended.ended_at)
+        for _ in pieces:
+            pass
+        request = requests()[0]
+        after = (request.status, request.answer, request.cost_microusd, request.input_tokens, request.output_tokens)
+        assert (*after, request.ended_at) == before
+        mine = rows(select(Attempt).where(Attempt.execution == 1).order_by(Attempt.number))
+        assert [(attempt.number, attempt.outcome) for attempt in mine] == [(1, "lost"), (2, "completed")]
+        entry = one(select(LedgerEntry).where(LedgerEntry.payer == "house"))
+        assert entry.attempt_id == mine[1].id
+        assert (entry.requests, entry.output_tokens) == (0, mine[1].output_tokens)
+        assert entry.output_tokens > 0
+        assert lease.held() == []
+        assert_books_balance()
+
+
+def test_an_end_whose_commit_was_not_heard_of_is_not_charged_to_the_house_as_well(app: Flask) -> None:
+    """The connection broke after the commit: trying again finds the request ended, by this very execution."""
+    text("question", ALICE)
+    taken = claim(requests()[0].id)
+    assert taken is not None
+    ending = Ending(RequestStatus.COMPLETED, (Call(Used("demo", "demo", 10, 20, cost_microusd=7)),), answer="yes")
+    assert settle(taken.id, taken.claim, ending)
+    assert settle(taken.id, taken.claim, ending) is None
+    settle_unowned(taken.id, taken.attempt, ending)
+    assert one(select(LedgerEntry)).payer == "person"
+    assert_books_balance()
+
+
+def test_what_was_used_for_a_request_that_is_gone_is_no_failure(app: Flask) -> None:
+    ending = Ending(RequestStatus.COMPLETED, (Call(Used("demo", "demo", 10, 20, cost_microusd=7)),), answer="yes")
+    settle_unowned(uuid.uuid4(), 1, ending)
+    assert rows(select(LedgerEntry)) == []
 
 
 def test_a_process_that_must_end_hands_back_what_it_executes_at_once(app: Flask) -> None:
@@ -101,6 +152,7 @@ def test_a_process_that_must_end_hands_back_what_it_executes_at_once(app: Flask)
     queue_redis().flushall()
     taken = claim(requests()[0].id)
     assert taken is not None
+    lease.begin(taken.claim)
     assert sweep.hand_back() == 1
     run_jobs()
     (request,) = requests()
@@ -115,6 +167,7 @@ def test_a_live_process_keeps_its_lease(make_app: Callable[..., Flask], openai: 
         text("question", ALICE)
         taken = claim(requests()[0].id)
         assert taken is not None
+        lease.begin(taken.claim)
         age_everything()
         renewed = threading.Event()
         for _ in range(40):
@@ -132,9 +185,7 @@ def test_a_request_whose_workers_keep_dying_is_given_up_with_an_apology(make_app
     with make_app(max_attempts=2).app_context():
         text("poison", ALICE)
         for _ in range(2):
-            taken = claim(requests()[0].id)
-            assert taken is not None
-            lease.end(taken.claim)
+            assert claim(requests()[0].id) is not None
             age_everything()
             sweep.sweep()
         (request,) = requests()
@@ -148,9 +199,8 @@ def test_settling_twice_charges_once(app: Flask) -> None:
     text("question", ALICE)
     taken = claim(requests()[0].id)
     assert taken is not None
-    ending = Ending(RequestStatus.COMPLETED, Used("demo", "demo", 10, 20, cost_microusd=7), answer="yes")
-    assert [settle(taken.id, taken.claim, ending) for _ in range(3)] == [True, False, False]
-    lease.end(taken.claim)
+    ending = Ending(RequestStatus.COMPLETED, (Call(Used("demo", "demo", 10, 20, cost_microusd=7)),), answer="yes")
+    assert [bool(settle(taken.id, taken.claim, ending)) for _ in range(3)] == [True, False, False]
     assert len(rows(select(LedgerEntry))) == 1
     assert_books_balance()
 
@@ -161,7 +211,6 @@ def test_two_workers_cannot_both_take_a_request(app: Flask) -> None:
     taken = [claim(request_id), claim(request_id)]
     assert taken[1] is None
     assert taken[0] is not None
-    lease.end(taken[0].claim)
 
 
 @pytest.fixture
@@ -201,6 +250,7 @@ def test_what_was_handed_back_can_be_cancelled(app: Flask, alice: object) -> Non
     text("question", ALICE)
     taken = claim(requests()[0].id)
     assert taken is not None
+    lease.begin(taken.claim)
     sweep.hand_back()
     lease.end(taken.claim)
     assert cancel(taken.id, alice) == RequestStatus.CANCELLED  # type: ignore[arg-type]
@@ -212,6 +262,7 @@ def test_a_wish_to_stop_outlives_redis_and_the_worker(app: Flask, alice: object)
     text("question", ALICE)
     taken = claim(requests()[0].id)
     assert taken is not None
+    lease.begin(taken.claim)
     cancel(taken.id, alice)  # type: ignore[arg-type]
     queue_redis().flushall()
     assert lease.prolong() == 1
@@ -234,7 +285,6 @@ def test_a_process_that_came_back_to_life_is_not_given_up(make_app: Callable[...
         row = next(r for r in requests())
         assert sweep._give_up(row, seen) == 0
         assert requests()[0].status == RequestStatus.PROCESSING
-        lease.end(taken.claim)
 
 
 def test_admission_and_settlement_do_not_wait_for_each_other(app: Flask, openai: FakeOpenAI) -> None:
@@ -259,8 +309,8 @@ def test_admission_and_settlement_do_not_wait_for_each_other(app: Flask, openai:
     def settle_one() -> None:
         for request in requests()[-3:]:
             if request.status == "queued" and (taken := claim(request.id)):
-                settle(taken.id, taken.claim, Ending(RequestStatus.COMPLETED, Used("demo", "demo", 1, 1), answer="yes"))
-                lease.end(taken.claim)
+                ending = Ending(RequestStatus.COMPLETED, (Call(Used("demo", "demo", 1, 1)),), answer="yes")
+                settle(taken.id, taken.claim, ending)
 
     threads = [threading.Thread(target=loop, args=(act,)) for act in (admit_one, admit_one, settle_one, settle_one)]
     for thread in threads:

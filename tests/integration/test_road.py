@@ -84,7 +84,8 @@ def test_after_stop_nothing_is_sent(app: Flask, word: str) -> None:
 
 
 def test_an_answer_that_was_written_before_stop_is_not_sent_after_it(app: Flask) -> None:
-    from webapp.pipeline.execute import claim, run
+    from webapp.pipeline.claims import claim
+    from webapp.pipeline.execute import run
 
     text("a question", ALICE)
     taken = claim(requests()[0].id)

@@ -11,7 +11,8 @@ from flask import Flask
 from tests.support import requests, text
 from webapp.extensions import queue_redis
 from webapp.pipeline import stream
-from webapp.pipeline.execute import claim, execute, run
+from webapp.pipeline.claims import claim
+from webapp.pipeline.execute import execute, run
 from webapp.pipeline.stream import Kind, Publisher
 
 ALICE = "+15005550006"

@@ -38,7 +38,7 @@ TROUBLE = {
 
 @pytest.fixture
 def app(make_app: Callable[..., Flask], openai: FakeOpenAI) -> Iterator[Flask]:
-    app = make_app(silence_timeout_s=0.4, request_timeout_s=2.0)
+    app = make_app(silence_timeout_s=0.4, request_timeout_s=2.0, retries=0)
     with app.app_context():
         yield app
 

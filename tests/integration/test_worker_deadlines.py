@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 from rq.timeouts import JobTimeoutException
 
-from webapp.jobs import deadlines as limits
+from webapp import interrupts
+from webapp.interrupts import shielded
 from webapp.jobs.deadlines import Deadlines, JobStopped
 
 
@@ -84,19 +85,109 @@ def test_nothing_is_raised_once_the_work_has_ended(deadlines):
 
 def test_an_interruption_that_is_under_way_when_the_work_ends_is_awaited_and_dropped(deadlines, monkeypatch):
     under_way = threading.Event()
-    watch = deadlines.limit(0.01)
+    thread = interrupts.this_thread()
 
-    def raise_when_the_block_is_being_left(thread_id, exception, raise_in=limits._raise_in):
-        if exception is not limits._NOTHING:
-            under_way.set()
-            while not watch.over:
-                time.sleep(0)
+    def raise_when_the_block_is_being_left(thread_id, exception, raise_in=interrupts._raise_in):
+        under_way.set()
+        while not thread._shields:
+            time.sleep(0)
         return raise_in(thread_id, exception)
 
-    monkeypatch.setattr(limits, "_raise_in", raise_when_the_block_is_being_left)
-    with watch:
+    monkeypatch.setattr(interrupts, "_raise_in", raise_when_the_block_is_being_left)
+    with deadlines.limit(0.01):
         assert under_way.wait(10)
     turn(0.05)
+
+
+def test_what_is_shielded_is_done_before_the_interruption_takes_effect(deadlines):
+    done = []
+    watch = deadlines.limit(10)
+
+    def work() -> None:
+        with shielded():
+            assert deadlines.interrupt(watch, JobStopped)
+            with shielded():
+                turn(0.01)
+            done.append("the inner block's end was not the end")
+        done.append("this is not reached")
+
+    with pytest.raises(JobStopped), watch:
+        work()
+    assert done == ["the inner block's end was not the end"]
+    turn(0.01)
+
+
+def test_an_interruption_that_is_under_way_when_a_shield_is_entered_waits_for_its_end(deadlines, monkeypatch):
+    under_way = threading.Event()
+    thread = interrupts.this_thread()
+    done = []
+
+    def raise_when_the_shield_is_up(thread_id, exception, raise_in=interrupts._raise_in):
+        under_way.set()
+        while not thread._shields:
+            time.sleep(0)
+        return raise_in(thread_id, exception)
+
+    def work() -> None:
+        assert under_way.wait(10)
+        with shielded():
+            turn(0.01)
+            done.append("shielded")
+        done.append("this is not reached")
+
+    monkeypatch.setattr(interrupts, "_raise_in", raise_when_the_shield_is_up)
+    with pytest.raises(JobTimeoutException, match="maximum timeout"), deadlines.limit(0.01):
+        work()
+    assert done == ["shielded"]
+
+
+def test_nothing_is_raised_in_a_shielded_block_whenever_the_limit_ends(deadlines):
+    """Blocks that begin and end all the time, and limits that end anywhere: each block that was begun is ended, the shield is
+    down afterwards, and each limit that was passed is told exactly once."""
+    begun = ended = late = 0
+    for _ in range(600):
+        limit_s = random.uniform(0.0001, 0.002)
+        try:
+            with deadlines.limit(limit_s):
+                ends = time.monotonic() + 1
+                while time.monotonic() < ends:
+                    with shielded():
+                        begun += 1
+                        time.sleep(0)
+                        list(range(20))
+                        ended += 1
+        except JobTimeoutException:
+            late += 1
+        turn(0.0002)
+    assert begun == ended
+    assert late == 600
+    assert interrupts.this_thread()._shields == 0
+    assert interrupts.this_thread()._waiting == []
+
+
+def test_two_limits_that_end_together_are_both_told(deadlines):
+    outer = deadlines.limit(10)
+    inner = deadlines.limit(10)
+    told = []
+
+    def work() -> None:
+        try:
+            with inner, shielded():
+                deadlines.interrupt(inner, JobTimeoutException)
+                deadlines.interrupt(outer, JobStopped)
+        except JobTimeoutException as exc:
+            told.append(type(exc))
+            raise
+
+    with pytest.raises(JobStopped), outer:
+        work()
+    assert interrupts.this_thread()._waiting == []
+
+
+def test_a_failure_inside_a_shield_goes_its_way_when_nothing_waits(deadlines):
+    with deadlines.limit(10), pytest.raises(ValueError, match="mine"), shielded():
+        raise ValueError("mine")
+    assert interrupts.this_thread()._shields == 0
 
 
 def test_work_that_has_not_begun_is_interrupted_when_it_begins(deadlines):

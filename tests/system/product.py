@@ -59,6 +59,8 @@ class Product:
             "SWITCHHOOK_SWEEP_S": "1",
             "SWITCHHOOK_SEND_TIMEOUT_S": "2",
             "SWITCHHOOK_LOG_LEVEL": "WARNING",
+            # Tests call fakes as fast as they can.
+            "SWITCHHOOK_PROVIDER_REQUESTS_PER_MINUTE": "0",
             **env,
         }
         self.app: Flask = create_app(

@@ -514,7 +514,9 @@ def test_a_process_has_one_client_and_a_forked_child_another_one() -> None:
     program = """
 import os, sys
 from tests.unit.test_http_pool import Echo
+from webapp.routing import guard
 from webapp.routing.http import client, close_client
+guard.install("127.0.0.1", [])
 with Echo() as echo:
     mine = client()
     assert mine is client()

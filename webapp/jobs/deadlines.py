@@ -3,14 +3,16 @@
 RQ's own limits do not fit threads: SIGALRM reaches the main thread only, and its timer class starts one more thread
 per job and may fire after the job has ended.
 
-Known sharp edge: Python raises an exception in another thread between two bytecodes. A call that blocks in C (a
+What must not be interrupted stands in `webapp.interrupts.shielded`, above all every transaction.
+
+Known sharp edges: Python raises an exception in another thread between two bytecodes. A call that blocks in C (a
 `recv`, a `sleep`, a lock) is not interrupted; it ends by its own time-out first. So whoever waits for the network
-inside a job gives what remains of the job's time to the HTTP client, and this limit is for the rest.
+inside a job gives what remains of the job's time to the HTTP client, and this limit is for the rest. And a transaction
+that waits for its database outlasts the limit by that wait.
 """
 
 from __future__ import annotations
 
-import ctypes
 import threading
 import time
 from types import TracebackType
@@ -18,10 +20,7 @@ from typing import Any
 
 from rq.timeouts import JobTimeoutException
 
-# A prototype of our own: `ctypes.pythonapi.PyThreadState_SetAsyncExc` is one object for the whole process, and giving
-# it argument types would change it under everybody else who uses it.
-_raise_in = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)(("PyThreadState_SetAsyncExc", ctypes.pythonapi))
-_NOTHING = ctypes.py_object()
+from webapp.interrupts import Interruptible, shielded, this_thread
 
 _NEVER = float("inf")
 
@@ -34,45 +33,46 @@ class JobStopped(BaseException):
 class Watch:
     """The limit of one piece of work, used once, as a context manager in the thread that does the work.
 
-    At most one exception is ever raised in that thread, and none after the block was left. There is no lock on the
-    side of the watched thread: an exception that arrives just after a lock was taken would leave it taken for good.
-    Instead each side says what it is about to do before it looks at the other: the watcher sets `raising` and then
-    reads `over`, the watched thread sets `over` and then reads `raising`.
+    At most one exception is ever raised in that thread, and none after the block was left.
     """
 
-    __slots__ = ("_deadlines", "due", "exception", "over", "raised", "raising", "thread_id", "timeout_s")
+    __slots__ = ("_deadlines", "_thread", "due", "exception", "fired", "over", "timeout_s")
 
     def __init__(self, deadlines: Deadlines, timeout_s: float, exception: type[BaseException]) -> None:
         self._deadlines = deadlines
+        self._thread: Interruptible | None = None
         self.timeout_s = timeout_s
         self.exception = exception
         self.due = _NEVER
-        self.thread_id = 0
+        self.fired = False
         self.over = False
-        self.raising = False
-        self.raised = False
 
     def __enter__(self) -> Watch:
-        self.thread_id = threading.get_ident()
-        if self.timeout_s > 0:
-            self.due = time.monotonic() + self.timeout_s
-        self._deadlines._add(self)
+        try:
+            with shielded():
+                self._thread = this_thread()
+                if self.timeout_s > 0:
+                    self.due = time.monotonic() + self.timeout_s
+                self._deadlines._add(self)
+        except BaseException:
+            self._end()  # The limit of somebody further out was passed here.
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        while True:
-            try:
-                self.over = True
-                if self.raising:
-                    while not self.raised:
-                        time.sleep(0)
-                    _raise_in(self.thread_id, _NOTHING)
-                break
-            except BaseException as late:
-                # It was under way when the work ended: the work counts as done, and there will be no second one.
-                if type(late) is not self.exception:
-                    raise
-        self._deadlines._discard(self)
+        self._end()
+
+    def _end(self) -> None:
+        with shielded():
+            # An exception that was under way when the work ended: the work counts as done, and there will be no second one.
+            self._deadlines._discard(self)
+            if self._thread is not None:
+                self._thread.forget(self.exception)
+
+    def _fire(self) -> None:
+        self.fired = True
+        if self._thread is not None:
+            self._thread.interrupt(self.exception)
 
 
 class Deadlines:
@@ -96,13 +96,10 @@ class Deadlines:
     def interrupt(self, watch: Watch, exception: type[BaseException]) -> bool:
         """Raise `exception` in the watched thread now, or when it enters its block. False if it is too late."""
         with self._lock:
-            if watch.over or watch.raising:
+            if watch.over or watch.fired:
                 return False
             watch.exception = exception
-            if watch in self._watches:
-                self._fire(watch)
-            else:
-                watch.raising = watch.raised = True
+            self._fire(watch)
             return True
 
     def close(self) -> None:
@@ -116,7 +113,7 @@ class Deadlines:
 
     def _add(self, watch: Watch) -> None:
         with self._lock:
-            if watch.raising:
+            if watch.fired:
                 raise watch.exception()
             self._watches.add(watch)
             if self._thread is None:
@@ -129,14 +126,12 @@ class Deadlines:
 
     def _discard(self, watch: Watch) -> None:
         with self._lock:
+            watch.over = True
             self._watches.discard(watch)
 
     def _fire(self, watch: Watch) -> None:
         self._watches.discard(watch)
-        watch.raising = True
-        if not watch.over:
-            _raise_in(watch.thread_id, ctypes.py_object(watch.exception))
-        watch.raised = True
+        watch._fire()
 
     def _run(self) -> None:
         with self._lock:

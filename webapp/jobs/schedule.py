@@ -18,7 +18,7 @@ import redis
 from flask import Flask
 
 from webapp.extensions import current_settings, queue_redis
-from webapp.pipeline import sweep
+from webapp.pipeline import sweep, warm
 from webapp.services import health
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ def periodics() -> list[Periodic]:
         Periodic("sweep", current_settings().sweep_s, sweep.sweep),
         Periodic("provider health", 60, health.check_vendors),
         Periodic("idle conversations", 3600, sweep.close_idle_conversations),
+        Periodic("kept answers", warm.LOOK_S, warm.look),
     ]
 
 

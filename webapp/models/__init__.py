@@ -1,14 +1,26 @@
 """Tables, one module per aggregate, with the queries that belong to them."""
 
-from webapp.models.house import AuditEntry, ErrorLog, ProviderSetting
+from webapp.models.house import AuditEntry, ErrorLog, ProviderSetting, Revision, RouteRule
 from webapp.models.messages import Delivery, DeliveryKind, Direction, Receipt
 from webapp.models.people import ApiToken, Identity, Organization, Person, PersonRole, Plan
 from webapp.models.quotas import Hold, LimitCounter
-from webapp.models.requests import ENDED, Attempt, Conversation, LedgerEntry, Request, RequestStatus, unfinished
+from webapp.models.requests import (
+    ENDED,
+    Attachment,
+    AttachmentKind,
+    Attempt,
+    Conversation,
+    LedgerEntry,
+    Request,
+    RequestStatus,
+    unfinished,
+)
 
 __all__ = [
     "ENDED",
     "ApiToken",
+    "Attachment",
+    "AttachmentKind",
     "Attempt",
     "AuditEntry",
     "Conversation",
@@ -28,5 +40,7 @@ __all__ = [
     "Receipt",
     "Request",
     "RequestStatus",
+    "Revision",
+    "RouteRule",
     "unfinished",
 ]

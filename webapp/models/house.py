@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 
-from sqlalchemy import Boolean, ForeignKey, Index, String, Text, Uuid
+from sqlalchemy import JSON, BigInteger, Boolean, CheckConstraint, ForeignKey, Index, String, Text, Uuid
 from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp.extensions import Base, UTCDateTime
@@ -56,4 +56,44 @@ class ProviderSetting(Base):
     enabled: Mapped[bool] = mapped_column(Boolean, default=True)
     default_model: Mapped[str | None] = mapped_column(String(120))
     values: Mapped[json_object] = mapped_column(default=dict)
+    """Environment variable -> {"plain": value} or {"sealed": token, "hint": its last characters}."""
+    limits: Mapped[json_object] = mapped_column(default=dict)
+    """`requests_per_minute`, `tokens_per_minute`, `concurrent` -> a number, 0 for no limit; absent: the installation's own."""
+    prices: Mapped[json_object] = mapped_column(default=dict)
+    """Model, or `*` for all -> the operator's own prices (`webapp.routing.prices.Override`)."""
+    peak_hours: Mapped[str | None] = mapped_column(String(255))
+    """Hours in UTC in which calls cost more, '' for none; None: what the provider itself says."""
     updated_at: Mapped[created]
+
+
+class RouteRule(Base):
+    """Which models serve which requests. The first rule in order that fits a request decides; None fits everything."""
+
+    __tablename__ = "route_rule"
+    __table_args__ = (
+        CheckConstraint("max_cost_microusd IS NULL OR max_cost_microusd > 0", name="max_cost_positive"),
+        Index(None, "position", "id"),
+    )
+
+    id: Mapped[uuid_key]
+    position: Mapped[int]
+    name: Mapped[line]
+    enabled: Mapped[bool] = mapped_column(Boolean, default=True)
+    operation: Mapped[str | None] = mapped_column(String(40))
+    category: Mapped[str | None] = mapped_column(String(40))
+    plan_code: Mapped[str | None] = mapped_column(String(40), ForeignKey("plan.code"))
+    organization_id: Mapped[uuid.UUID | None] = mapped_column(Uuid, ForeignKey("organization.id"))
+    targets: Mapped[list[str]] = mapped_column(JSON)
+    """`provider/model`, or a provider's name alone for its default model, in the order in which they are tried."""
+    max_cost_microusd: Mapped[int | None] = mapped_column(BigInteger)
+    """A model that may cost more than this for the request is passed over."""
+    updated_at: Mapped[created]
+
+
+class Revision(Base):
+    """A number that goes up whenever something changes that processes keep in memory."""
+
+    __tablename__ = "revision"
+
+    subject: Mapped[str] = mapped_column(String(40), primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger, default=0)

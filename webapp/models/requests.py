@@ -7,7 +7,21 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, Boolean, CheckConstraint, ForeignKey, Index, String, Text, TextClause, UniqueConstraint, Uuid, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    String,
+    Text,
+    TextClause,
+    UniqueConstraint,
+    Uuid,
+    false,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from webapp.extensions import Base, UTCDateTime
@@ -102,6 +116,8 @@ class Request(Base):
     complexity: Mapped[float | None]
     prompt: Mapped[long_text]
     parameters: Mapped[json_object] = mapped_column(default=dict)
+    plan_code: Mapped[str | None] = mapped_column(String(40))
+    """The person's plan when it was admitted: routing rules go by it."""
     status: Mapped[word]
     answer: Mapped[str | None] = mapped_column(Text)
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON)
@@ -111,6 +127,10 @@ class Request(Base):
 
     provider: Mapped[str | None] = mapped_column(String(40))
     model: Mapped[str | None] = mapped_column(String(120))
+    route: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    """Why this model: the rule, and what became of each model of the route."""
+    cached: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
+    """True where the answer was kept from an identical request and cost nothing."""
     input_tokens: Mapped[count] = mapped_column(default=0)
     output_tokens: Mapped[count] = mapped_column(default=0)
     cost_microusd: Mapped[microusd] = mapped_column(default=0)
@@ -128,6 +148,8 @@ class Request(Base):
     lease_until: Mapped[datetime | None] = mapped_column(UTCDateTime)
     """Prolonged by the executing process while it lives; after it, others may take the request over."""
     cancel_asked_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    not_before: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    """A request that may wait for cheaper hours is not enqueued before this moment."""
 
     reply_channel: Mapped[str | None] = mapped_column(String(40))
     """The channel plugin that takes the answer to the person; None where somebody is looking at a page."""
@@ -154,26 +176,42 @@ class Attempt(Base):
     """One call to one provider for one request."""
 
     __tablename__ = "attempt"
-    __table_args__ = (UniqueConstraint("request_id", "number", name="attempt_number"),)
+    __table_args__ = (
+        UniqueConstraint("request_id", "execution", "number", name="attempt_number"),
+        Index(None, "provider", "ended_at"),
+    )
 
     id: Mapped[uuid_key]
     request_id: Mapped[request_ref]
+    execution: Mapped[int] = mapped_column(default=1)
+    """Which execution of the request it belongs to: there are several where a worker died."""
     number: Mapped[int]
+    """1 for the first call of that execution."""
     provider: Mapped[str | None] = mapped_column(String(40))
     model: Mapped[str | None] = mapped_column(String(120))
     outcome: Mapped[word]
     error_code: Mapped[str | None] = mapped_column(String(40))
+    detail: Mapped[str | None] = mapped_column(Text)
+    """What went wrong, in the vendor's words; for administrators."""
     vendor_request_id: Mapped[str | None] = mapped_column(String(120))
+    input_tokens: Mapped[count] = mapped_column(default=0)
+    output_tokens: Mapped[count] = mapped_column(default=0)
+    cost_microusd: Mapped[microusd] = mapped_column(default=0)
+    first_piece_ms: Mapped[int | None]
+    """Milliseconds from the call to its first piece."""
     started_at: Mapped[moment]
     ended_at: Mapped[moment]
 
 
 class LedgerEntry(Base):
-    """What a request used: appended once, never changed. The only source of truth about money."""
+    """What a call used: appended once, never changed. The only source of truth about money."""
 
     __tablename__ = "ledger_entry"
     __table_args__ = (
-        UniqueConstraint("request_id", name="ledger_once_per_request"),
+        UniqueConstraint("attempt_id", name="ledger_once_per_attempt"),
+        CheckConstraint("payer IN ('person', 'house')", name="payer"),
+        Index(None, "request_id"),
+        Index(None, "provider", "created_at"),
         CheckConstraint("cost_microusd >= 0", name="cost_not_negative"),
         CheckConstraint("input_tokens >= 0 AND output_tokens >= 0", name="tokens_not_negative"),
         Index(None, "organization_id", "created_at"),
@@ -181,7 +219,11 @@ class LedgerEntry(Base):
     )
 
     id: Mapped[uuid_key]
-    request_id: Mapped[request_ref]
+    request_id: Mapped[uuid.UUID | None] = mapped_column(Uuid, ForeignKey("request.id"))
+    """None for what the house did without a request, such as an administrator's test of a provider."""
+    attempt_id: Mapped[uuid.UUID | None] = mapped_column(Uuid, ForeignKey("attempt.id"))
+    payer: Mapped[word] = mapped_column(default="person")
+    """Whose limits it counts on: the person's, or the house's own (sorting by a model)."""
     person_id: Mapped[person_ref]
     organization_id: Mapped[organization_ref]
     channel: Mapped[word]
@@ -193,9 +235,47 @@ class LedgerEntry(Base):
     input_tokens: Mapped[count]
     output_tokens: Mapped[count]
     cached_tokens: Mapped[count] = mapped_column(default=0)
+    cache_write_tokens: Mapped[count] = mapped_column(default=0)
     reasoning_tokens: Mapped[count] = mapped_column(default=0)
+    pictures: Mapped[count] = mapped_column(default=0)
     cost_microusd: Mapped[microusd]
     estimated: Mapped[bool] = mapped_column(Boolean)
     """True where the vendor reported no tokens and they were estimated from the text."""
     price_source: Mapped[line]
+    price_date: Mapped[str | None] = mapped_column(String(10))
+    """The day from which the price is, in ISO form."""
+    created_at: Mapped[created]
+
+
+class AttachmentKind(StrEnum):
+    """Whether a picture came with a request or was made for it."""
+
+    GIVEN = "given"
+    MADE = "made"
+
+
+class Attachment(Base):
+    """A picture of a request. Its bytes lie in the data directory under their SHA-256, once however often they occur."""
+
+    __tablename__ = "attachment"
+    __table_args__ = (
+        CheckConstraint(one_of("kind", AttachmentKind), name="kind"),
+        Index(None, "request_id", "id"),
+        Index(None, "person_id", "id"),
+        Index(None, "sha256"),
+    )
+
+    id: Mapped[uuid_key]
+    request_id: Mapped[request_ref]
+    person_id: Mapped[person_ref]
+    organization_id: Mapped[organization_ref]
+    kind: Mapped[word]
+    sha256: Mapped[str] = mapped_column(String(64))
+    media_type: Mapped[word]
+    size_bytes: Mapped[count]
+    width: Mapped[int]
+    height: Mapped[int]
+    seed: Mapped[int | None] = mapped_column(BigInteger)
+    actions: Mapped[list[Any]] = mapped_column(JSON, default=list)
+    """What can be done with it at its vendor: pairs of label and the provider's own token."""
     created_at: Mapped[created]

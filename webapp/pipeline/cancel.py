@@ -11,7 +11,8 @@ from webapp.extensions import now, writing
 from webapp.models import ENDED, Request, RequestStatus
 from webapp.models.columns import new_id
 from webapp.pipeline import stream
-from webapp.pipeline.settle import Ending, Settled, Used, after_commit, settle_within
+from webapp.pipeline.endings import Ending
+from webapp.pipeline.settle import Settled, after_commit, settle_within
 
 
 def cancel(request_id: uuid.UUID, person_id: uuid.UUID) -> str:
@@ -21,7 +22,7 @@ def cancel(request_id: uuid.UUID, person_id: uuid.UUID) -> str:
     produced. `NotFound` if it is not theirs, `Conflict` if it has ended already.
     """
     at = now()
-    ending = Ending(RequestStatus.CANCELLED, Used(), error_code="cancelled")
+    ending = Ending(RequestStatus.CANCELLED, error_code="cancelled")
     settled: Settled | None = None
     with writing() as connection:
         status = connection.execute(

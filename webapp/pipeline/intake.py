@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from webapp.contracts.channels import InboundMessage
 
@@ -15,6 +17,10 @@ class Intake:
 
     `conversation_id` continues that conversation; without it, `new_conversation` starts one and otherwise the person's latest
     goes on. `idempotency_key` makes a repeated submission return the first one's request.
+
+    `parameters` shape the answer: `model` (provider/model, where the door allows it), `output` ({name, schema} for JSON),
+    `fresh` (no kept answer), and for pictures `width`, `height`, `seed`, `style`, `negative_prompt`, `action`. `pictures` come
+    with the prompt. `may_wait` holds the request until its vendor's cheaper hours.
     """
 
     medium: str
@@ -25,6 +31,9 @@ class Intake:
     conversation_id: uuid.UUID | None = None
     new_conversation: bool = False
     idempotency_key: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    pictures: tuple[bytes, ...] = ()
+    may_wait: bool = False
 
 
 class Outcome(StrEnum):

@@ -17,6 +17,7 @@ from flask import Flask, current_app
 from sqlalchemy import update
 
 from webapp.extensions import current_settings, now, writing
+from webapp.interrupts import shielded
 from webapp.models import Request, RequestStatus, unfinished
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ def begin(claim: uuid.UUID) -> None:
     """From now on prolong the lease of the request with this claim. The first call in a process starts its thread."""
     global _thread_of_pid
     app = cast(Flask, current_app._get_current_object())  # type: ignore[attr-defined]
-    with _guard:
+    with shielded(), _guard:
         if _thread_of_pid != os.getpid():
             _held.clear()
             _thread_of_pid = os.getpid()
@@ -44,7 +45,7 @@ def begin(claim: uuid.UUID) -> None:
 
 def end(claim: uuid.UUID) -> None:
     """Let go of a claim: the request is settled, or could not be and is to be taken over."""
-    with _guard:
+    with shielded(), _guard:
         _held.pop(claim, None)
         _asked.discard(claim)
 
@@ -75,7 +76,7 @@ def _keep() -> None:
 def held() -> list[uuid.UUID]:
     """The claims that this process holds for the current application."""
     app = current_app._get_current_object()  # type: ignore[attr-defined]
-    with _guard:
+    with shielded(), _guard:
         return [claim for claim, holder in _held.items() if holder is app]
 
 
@@ -91,6 +92,6 @@ def prolong() -> int:
             .values(lease_until=now() + timedelta(seconds=current_settings().lease_s))
             .returning(Request.claim, Request.cancel_asked_at)
         ).all()
-    with _guard:
+    with shielded(), _guard:
         _asked.update(row.claim for row in rows if row.cancel_asked_at is not None and row.claim in _held)
     return len(rows)

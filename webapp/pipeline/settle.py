@@ -5,85 +5,53 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, bindparam, insert, update
-from sqlalchemy.exc import OperationalError, StatementError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError, StatementError
 
 from webapp import queues
 from webapp.contracts.channels import DeliveryStatus
 from webapp.contracts.events import RequestEvent
 from webapp.contracts.limits import Dimension
 from webapp.contracts.texts import clean
-from webapp.extensions import now, queue_redis, table_of, writing
+from webapp.extensions import current_settings, now, queue_redis, table_of, writing
+from webapp.interrupts import shielded
 from webapp.models import (
-    Attempt,
     Conversation,
     Delivery,
     DeliveryKind,
     Direction,
     ErrorLog,
-    LedgerEntry,
     Person,
     Request,
     RequestStatus,
 )
 from webapp.models.columns import new_id
-from webapp.pipeline import words
+from webapp.pipeline import books, words
+from webapp.pipeline.books import cut
+from webapp.pipeline.endings import Call, Ending
 from webapp.quota import holds
 from webapp.registry import current_registry
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _DATABASE_WAITS_S = (0.2, 0.5, 1.0, 2.0, 4.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Used:
-    """What an execution used, as the vendor reported it or, `estimated`, as far as it can be told without that."""
-
-    provider: str = ""
-    model: str = ""
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_tokens: int = 0
-    reasoning_tokens: int = 0
-    cost_microusd: int = 0
-    estimated: bool = False
-    price_source: str = ""
-    vendor_request_id: str = ""
-
-    @property
-    def nothing(self) -> bool:
-        return not (self.input_tokens or self.output_tokens or self.cost_microusd)
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a request ended. `detail` is for the operator's error log, never shown to the person.
-
-    `reply_text` is the answer as a message, for a request that came as one; made before the transaction, which is kept short.
-    """
-
-    status: RequestStatus
-    used: Used
-    answer: str | None = None
-    reply_text: str = ""
-    finish: str = ""
-    category: str | None = None
-    complexity: float | None = None
-    error_code: str = ""
-    error_message: str = ""
-    detail: str = ""
-    started_at: datetime | None = None
 
 
 _table = table_of(Request)
 _VALUES = (
     "status",
     "answer",
+    "result",
+    "route",
+    "cached",
+    "quality",
     "finish",
     "category",
     "complexity",
@@ -116,36 +84,56 @@ _end = (
 )
 
 
-def settle(request_id: uuid.UUID, claim: uuid.UUID, ending: Ending) -> bool:
-    """End a request that this execution holds. False if it does not hold it any more: it was cancelled, or taken over after
-    this process was taken for dead; then nothing is changed."""
-    try:
-        done = _settle_patiently(request_id, claim, ending)
-    except OperationalError:
-        raise
-    except (StatementError, UnicodeError):
-        # What cannot be stored came from a vendor or a plugin. It must not cost the operator the same call again.
-        log.exception("request %s could not be settled as it ended; it is settled without its texts", request_id)
-        ending = Ending(
-            RequestStatus.FAILED,
-            replace(ending.used, model="", vendor_request_id=""),
-            error_code="internal",
-            error_message=words.failed("internal"),
-            started_at=ending.started_at,
-        )
-        done = _settle_patiently(request_id, claim, ending)
+def settle(request_id: uuid.UUID, claim: uuid.UUID, ending: Ending) -> Settled | None:
+    """End a request that this execution holds; `after_commit` is for the caller. None if it does not hold it any more: it was
+    cancelled, or taken over after this process was taken for dead; then nothing is changed. No job's limit interrupts it."""
+    with shielded():
+        try:
+            done = _patiently(lambda connection: settle_within(connection, request_id, claim, ending, now()))
+        except OperationalError:
+            raise
+        except (StatementError, UnicodeError):
+            # What cannot be stored came from a vendor or a plugin. It must not cost the operator the same call again.
+            log.exception("request %s could not be settled as it ended; it is settled without its texts", request_id)
+            bare = Ending(
+                RequestStatus.FAILED,
+                tuple(_without_texts(call) for call in ending.calls),
+                error_code="internal",
+                error_message=words.failed("internal"),
+            )
+            done = _patiently(lambda connection: settle_within(connection, request_id, claim, bare, now()))
     if done is None:
         log.info("request %s was settled by somebody else", request_id)
-        return False
-    after_commit(request_id, done, ending)
-    return True
+    return done
 
 
-def _settle_patiently(request_id: uuid.UUID, claim: uuid.UUID, ending: Ending) -> Settled | None:
+def settle_unowned(request_id: uuid.UUID, execution: int, ending: Ending) -> None:
+    """Write down the calls of an execution after `settle` found that it does not hold the request any more. Never raises for
+    what cannot be stored."""
+    if not ending.calls:
+        return
+    with shielded():
+        try:
+            try:
+                written = _patiently(lambda to: books.write_unowned(to, request_id, execution, ending.calls, now()))
+            except OperationalError:
+                raise
+            except (StatementError, UnicodeError):
+                bare = tuple(_without_texts(call) for call in ending.calls)
+                written = _patiently(lambda to: books.write_unowned(to, request_id, execution, bare, now()))
+        except SQLAlchemyError:
+            log.exception("what execution %d of request %s has used could not be written down", execution, request_id)
+            return
+    if written:
+        log.warning("execution %d of request %s had lost it; its calls are on the house", execution, request_id)
+
+
+def _patiently(work: Callable[[Connection], T]) -> T:
+    """Do `work` in a transaction, again while the database is away for a moment."""
     for wait_s in (*_DATABASE_WAITS_S, None):
         try:
             with writing() as connection:
-                return settle_within(connection, request_id, claim, ending, now())
+                return work(connection)
         except OperationalError:
             # The database may be restarting. An answer that was paid for is worth a short wait.
             if wait_s is None:
@@ -154,9 +142,8 @@ def _settle_patiently(request_id: uuid.UUID, claim: uuid.UUID, ending: Ending) -
     raise AssertionError("unreachable")
 
 
-def _cut(text: str | None, size: int) -> str | None:
-    """What fits into a column of `size` characters, None for nothing: plugins and vendors write what they like."""
-    return clean(str(text))[:size] or None if text else None
+def _without_texts(call: Call) -> Call:
+    return replace(call, detail="", used=replace(call.used, model="", vendor_request_id=""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +152,8 @@ class Settled:
 
     row: Any
     delivery_id: uuid.UUID | None
+    ending: Ending
+    """As it was written."""
 
 
 def settle_within(
@@ -177,13 +166,17 @@ def settle_within(
         "b_claim": claim,
         "status": ending.status,
         "answer": clean(ending.answer) if ending.answer else None,
-        "finish": _cut(ending.finish, 40),
-        "category": _cut(ending.category, 40),
+        "result": dict(ending.result) if ending.result is not None else None,
+        "route": dict(ending.route) if ending.route is not None else None,
+        "cached": ending.cached,
+        "quality": ending.quality,
+        "finish": cut(ending.finish, 40),
+        "category": cut(ending.category, 40),
         "complexity": ending.complexity,
-        "error_code": _cut(ending.error_code, 40),
-        "error_message": _cut(ending.error_message, 2000),
-        "provider": _cut(used.provider, 40),
-        "model": _cut(used.model, 120),
+        "error_code": cut(ending.error_code, 40),
+        "error_message": cut(ending.error_message, 2000),
+        "provider": cut(used.provider, 40),
+        "model": cut(used.model, 120),
         "input_tokens": used.input_tokens,
         "output_tokens": used.output_tokens,
         "cost_microusd": used.cost_microusd,
@@ -192,7 +185,8 @@ def settle_within(
     row = connection.execute(_end, values).first()
     if row is None:
         return None
-    counted = 1 if ending.answer else 0
+    # A kept answer is free: it counts on no limit.
+    counted = 1 if (ending.answer or ending.pictures) and not ending.cached else 0
     # The person comes before the counters, as in admission: the other way round two transactions could wait for each other.
     _marks(connection, row, counted, at)
     holds.settle(
@@ -205,22 +199,27 @@ def settle_within(
         },
         at,
     )
-    _books(connection, request_id, row, ending, counted, at)
+    books.write(connection, request_id, row, ending, counted, at)
+    books.keep_pictures(connection, request_id, row, ending, at)
     delivery_id = _answer(connection, request_id, row, ending, at)
+    troubles = list(ending.troubles)
     if ending.status is RequestStatus.FAILED:
-        connection.execute(
-            insert(ErrorLog),
+        troubles.append((ending.error_code or "internal", ending.error_message or "A request failed.", ending.detail))
+    if troubles:
+        errors = [
             {
                 "id": new_id(),
-                "kind": _cut(ending.error_code, 40) or "internal",
-                "message": _cut(ending.error_message, 2000) or "A request failed.",
-                "detail": _cut(ending.detail, 20_000),
+                "kind": cut(code, 40),
+                "message": cut(message, 2000),
+                "detail": cut(detail, 20_000),
                 "person_id": row.person_id,
                 "request_id": request_id,
                 "created_at": at,
-            },
-        )
-    return Settled(row, delivery_id)
+            }
+            for code, message, detail in troubles
+        ]
+        connection.execute(insert(ErrorLog), errors)
+    return Settled(row, delivery_id, ending)
 
 
 def after_commit(request_id: uuid.UUID, settled: Settled, ending: Ending) -> None:
@@ -243,52 +242,6 @@ def after_commit(request_id: uuid.UUID, settled: Settled, ending: Ending) -> Non
     )
     hook = "request_completed" if ending.status is RequestStatus.COMPLETED else "request_failed"
     current_registry().emit(hook, event)
-
-
-def _books(connection: Connection, request_id: uuid.UUID, row: Any, ending: Ending, counted: int, at: datetime) -> None:
-    """The attempt, and the ledger entry of whatever was used."""
-    used = ending.used
-    # A request that is cancelled before it runs (again) had no attempt; the one before, if any, is written already.
-    if ending.started_at is not None:
-        connection.execute(
-            insert(Attempt),
-            {
-                "id": new_id(),
-                "request_id": request_id,
-                "number": row.attempts,
-                "provider": _cut(used.provider, 40),
-                "model": _cut(used.model, 120),
-                "outcome": ending.status,
-                "error_code": _cut(ending.error_code, 40),
-                "vendor_request_id": _cut(used.vendor_request_id, 120),
-                "started_at": ending.started_at,
-                "ended_at": at,
-            },
-        )
-    if not counted and used.nothing:
-        return
-    connection.execute(
-        insert(LedgerEntry),
-        {
-            "id": new_id(),
-            "request_id": request_id,
-            "person_id": row.person_id,
-            "organization_id": row.organization_id,
-            "channel": row.channel,
-            "operation": row.operation,
-            "provider": _cut(used.provider, 40) or "",
-            "model": _cut(used.model, 120) or "",
-            "requests": counted,
-            "input_tokens": used.input_tokens,
-            "output_tokens": used.output_tokens,
-            "cached_tokens": used.cached_tokens,
-            "reasoning_tokens": used.reasoning_tokens,
-            "cost_microusd": used.cost_microusd,
-            "estimated": used.estimated,
-            "price_source": used.price_source,
-            "created_at": at,
-        },
-    )
 
 
 _person = table_of(Person)
@@ -316,6 +269,8 @@ def _answer(connection: Connection, request_id: uuid.UUID, row: Any, ending: End
         return None
     channel = current_registry().channels.get(row.reply_channel)
     answer = ending.answer if ending.status is RequestStatus.COMPLETED else None
+    if ending.status is RequestStatus.COMPLETED and not answer:
+        answer = words.pictures_ready(len(ending.pictures), current_settings().public_url)
     body = (ending.reply_text or answer) if answer else words.failed(ending.error_code)
     delivery_id = new_id()
     connection.execute(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -24,7 +24,8 @@ from webapp.models import Attempt, Conversation, Delivery, Request, RequestStatu
 from webapp.models.columns import new_id
 from webapp.pipeline import deliver, lease, stream, words
 from webapp.pipeline.admit import job_timeout_s
-from webapp.pipeline.settle import Ending, Used, after_commit, settle_within
+from webapp.pipeline.endings import Call, Ending, Used
+from webapp.pipeline.settle import after_commit, settle_within
 from webapp.queues import Task
 
 log = logging.getLogger(__name__)
@@ -94,17 +95,29 @@ def hand_back() -> int:
     with reading() as connection:
         mine = connection.execute(_processing().where(Request.claim.in_(lease.held()))).all()
     given = [row for row in mine if _back_to_the_queue(row, "handed back", "worker_stopped", true())]
-    for name in queues.QUEUES:
-        ids = [str(row.id) for row in given if row.queue == name]
-        if ids:
-            queues.put(queue_redis(), queues.EXECUTE, ids, name, job_timeout_s())
+    for (name, operation), ids in _by_job(given).items():
+        queues.put(queue_redis(), queues.EXECUTE, map(str, ids), name, job_timeout_s(operation))
     return len(given)
 
 
+def _by_job(rows: Iterable[Any]) -> dict[tuple[str, str], list[uuid.UUID]]:
+    """The ids of requests by what their jobs have in common: the queue, and the operation, which decides the time limit."""
+    found: dict[tuple[str, str], list[uuid.UUID]] = {}
+    for row in rows:
+        found.setdefault((row.queue, row.operation), []).append(row.id)
+    return found
+
+
 def _processing() -> Select[*tuple[Any, ...]]:
-    return select(Request.id, Request.claim, Request.attempts, Request.started_at, Request.queue, Request.lease_until).where(
-        Request.status == RequestStatus.PROCESSING, unfinished()
-    )
+    return select(
+        Request.id,
+        Request.claim,
+        Request.attempts,
+        Request.started_at,
+        Request.queue,
+        Request.operation,
+        Request.lease_until,
+    ).where(Request.status == RequestStatus.PROCESSING, unfinished())
 
 
 def _back_to_the_queue(row: Any, outcome: str, code: str, condition: ColumnElement[bool]) -> bool:
@@ -123,7 +136,8 @@ def _back_to_the_queue(row: Any, outcome: str, code: str, condition: ColumnEleme
             {
                 "id": new_id(),
                 "request_id": row.id,
-                "number": row.attempts,
+                "execution": row.attempts,
+                "number": 1,
                 "outcome": outcome,
                 "error_code": code,
                 "started_at": row.started_at or at,
@@ -136,11 +150,10 @@ def _back_to_the_queue(row: Any, outcome: str, code: str, condition: ColumnEleme
 def _give_up(row: Any, at: datetime) -> int:
     ending = Ending(
         RequestStatus.FAILED,
-        Used(),
+        (Call(Used(), outcome="lost", started_at=row.started_at, error_code="worker_lost"),),
         error_code="worker_lost",
         error_message=words.failed("worker_lost"),
         detail=f"The executing process died {current_settings().max_attempts} times.",
-        started_at=row.started_at,
     )
     with writing() as connection:
         # Its process may have come back to life since it was found.
@@ -161,15 +174,19 @@ def _enqueue_waiting() -> int:
     before = now() - timedelta(seconds=_YOUNG_S)
     with reading() as connection:
         rows = connection.execute(
-            select(Request.id, Request.queue)
-            .where(Request.status == RequestStatus.QUEUED, unfinished(), Request.created_at < before)
+            select(Request.id, Request.queue, Request.operation)
+            .where(
+                Request.status == RequestStatus.QUEUED,
+                unfinished(),
+                Request.created_at < before,
+                or_(Request.not_before.is_(None), Request.not_before <= now()),
+            )
             .order_by(Request.priority.desc(), Request.id)
             .limit(_BATCH)
         ).all()
     enqueued = 0
-    for name in queues.QUEUES:
-        waiting = [row.id for row in rows if row.queue == name]
-        enqueued += _put_unknown(queues.EXECUTE, waiting, name, job_timeout_s())
+    for (name, operation), waiting in _by_job(rows).items():
+        enqueued += _put_unknown(queues.EXECUTE, waiting, name, job_timeout_s(operation))
     return enqueued
 
 

@@ -25,6 +25,9 @@ _FAILED = {
     "content_refused": "The assistant's vendor declined to answer this. Please put it another way.",
     "context_too_long": "This is more text than the model can read. Please send less of it.",
     "limit_reached": TOO_DEAR,
+    "no_vision": "No model here can look at pictures. Please ask without them.",
+    "provider_rejected": "No model that is ready can do this. Please try it another way, or ask the operator.",
+    "picture_not_stored": "Your picture was made but could not be kept. Please tell the operator.",
     "worker_lost": "Your request was interrupted several times and was given up. Please try again.",
 }
 _FAILED_OTHERWISE = "The assistant could not answer just now. Please try again in a few minutes."
@@ -35,7 +38,13 @@ def failed(code: str) -> str:
     return _FAILED.get(code, _FAILED_OTHERWISE)
 
 
-def limit_reached(need: Need) -> str:
+def pictures_ready(count: int, public_url: str) -> str:
+    """What somebody is told by a channel that carries no pictures."""
+    what = "Your picture is" if count == 1 else f"Your {count} pictures are"
+    return f"{what} ready. Sign in to see {'it' if count == 1 else 'them'}" + (f": {public_url}" if public_url else ".")
+
+
+def limit_reached(need: Need, operation: str = "chat") -> str:
     """Which limit refused a request, and when it resets, in the organization's time zone."""
     limit = need.limit
     when = _moment(need.resets_at, need.time_zone)
@@ -43,6 +52,8 @@ def limit_reached(need: Need) -> str:
     amount = format_microusd(limit.maximum) if limit.dimension is Dimension.COST else f"{limit.maximum:,} {label}"
     what = f"{amount} of this {limit.window.value}"
     if need.amount > limit.maximum:
+        if operation != "chat":
+            return f"This alone may need more than your {what}."
         return f"This message alone needs more than your {what}. Send a shorter one."
     if limit.dimension is Dimension.REQUESTS:
         used = f"your {what}" if limit.maximum == 1 else f"all {what}"

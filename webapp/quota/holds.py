@@ -112,53 +112,85 @@ def take(connection: Connection, request_id: uuid.UUID, wanted: Sequence[Need]) 
     """
     if not wanted:
         return
+    raise_counters(connection, wanted)
+    driver = _DRIVERS[connection.dialect.name]
+    held: list[Any] = []
+    request = driver.identity(request_id)
+    for need in wanted:
+        held += (request, *_key(driver, need), need.amount)
+    connection.exec_driver_sql(_statement(_HOLD, driver.mark, len(wanted)), tuple(held))
+
+
+def raise_counters(connection: Connection, wanted: Sequence[Need]) -> None:
+    """Add to the counters what `wanted` needs, all or (by the caller's rollback) none. Raises `NoRoom`. It belongs to no
+    request: whoever calls this has to lower them again."""
     for need in wanted:
         if need.amount > need.limit.maximum:
             raise NoRoom(need)
     driver = _DRIVERS[connection.dialect.name]
     taken: list[Any] = []
-    held: list[Any] = []
-    request = driver.identity(request_id)
     for need in wanted:
-        limit = need.limit
-        key = (limit.subject, limit.name, limit.window.value, driver.moment(need.starts_at), limit.dimension.value)
-        taken += (*key, limit.maximum, need.amount)
-        held += (request, *key, need.amount)
+        taken += (*_key(driver, need), need.limit.maximum, need.amount)
     rows = len(wanted)
     raised = connection.exec_driver_sql(_statement(_TAKE, driver.mark, rows), tuple(taken)).all()
     if len(raised) != rows:
         keys = {tuple(row) for row in raised}
         raise NoRoom(next(n for n in wanted if (n.limit.subject, n.limit.name, n.limit.window.value) not in keys))
-    connection.exec_driver_sql(_statement(_HOLD, driver.mark, rows), tuple(held))
+
+
+def lower_counter(connection: Connection, need: Need, used: int) -> None:
+    """Turn what `raise_counters` held for one need into what was used."""
+    driver = _DRIVERS[connection.dialect.name]
+    connection.exec_driver_sql(_statement(_SETTLE, driver.mark, 1), (*_key(driver, need), used, need.amount))
+
+
+def _key(driver: _Driver, need: Need) -> tuple[Any, ...]:
+    limit = need.limit
+    return (limit.subject, limit.name, limit.window.value, driver.moment(need.starts_at), limit.dimension.value)
 
 
 def top_up(connection: Connection, request_id: uuid.UUID, dimension: Dimension, more: int) -> bool:
-    """Hold `more` of a dimension for a request that holds some already; False if there is no room, and the caller rolls back.
+    """Hold `more` of a dimension for a request that holds some already; False if there is no room or the request has been
+    settled meanwhile, and the caller rolls back. A request without a limit of the dimension has room.
 
-    For the rare request that turns out to cost more than was known when it was admitted.
+    For the rare request that turns out to use more than was known when it was admitted. The holds come before the counters,
+    as in `settle`: the two cannot wait for each other, and what the one has ended the other does not raise.
     """
     driver = _DRIVERS[connection.dialect.name]
     mark = driver.mark
-    mine = (driver.identity(request_id), dimension.value)
-    held = connection.exec_driver_sql(
-        f"SELECT subject, name, period, starts_at FROM hold WHERE request_id = {mark} AND dimension = {mark} "  # noqa: S608
-        "AND settled_at IS NULL",
-        mine,
+    request = driver.identity(request_id)
+    raised = connection.exec_driver_sql(
+        f"UPDATE hold SET amount = amount + {mark} WHERE request_id = {mark} AND dimension = {mark} "  # noqa: S608
+        "AND settled_at IS NULL RETURNING subject, name, period, starts_at",
+        (more, request, dimension.value),
     ).all()
-    for key in sorted(held, key=lambda hold: tuple(hold)[:3]):
-        raised = connection.exec_driver_sql(
+    if not raised:
+        settled = connection.exec_driver_sql(
+            f"SELECT 1 FROM hold WHERE request_id = {mark} AND settled_at IS NOT NULL LIMIT 1",  # noqa: S608
+            (request,),
+        ).first()
+        return settled is None
+    for key in sorted(raised, key=lambda hold: tuple(hold)[:3]):
+        counted = connection.exec_driver_sql(
             f"UPDATE limit_counter SET held = held + {mark} WHERE subject = {mark} AND name = {mark} "  # noqa: S608
             f"AND period = {mark} AND starts_at = {mark} AND used + held + {mark} <= maximum",
             (more, *key, more),
         )
-        if raised.rowcount != 1:
+        if counted.rowcount != 1:
             return False
-    connection.exec_driver_sql(
-        f"UPDATE hold SET amount = amount + {mark} WHERE request_id = {mark} AND dimension = {mark} "  # noqa: S608
-        "AND settled_at IS NULL",
-        (more, *mine),
-    )
     return True
+
+
+def held(connection: Connection, request_id: uuid.UUID, dimension: Dimension) -> int:
+    """How much of a dimension a request holds now, 0 without a limit of it."""
+    driver = _DRIVERS[connection.dialect.name]
+    return int(
+        connection.exec_driver_sql(
+            f"SELECT COALESCE(MAX(amount), 0) FROM hold WHERE request_id = {driver.mark} "  # noqa: S608
+            f"AND dimension = {driver.mark} AND settled_at IS NULL",
+            (driver.identity(request_id), dimension.value),
+        ).scalar_one()
+    )
 
 
 def settle(connection: Connection, request_id: uuid.UUID, used: Mapping[Dimension, int], at: datetime) -> None:

@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
+from webapp.contracts.calls import Usage
 from webapp.extensions import current_settings
-from webapp.routing import prices
-from webapp.routing.prices import Price, Rates
-from webapp.routing.route import Target
+from webapp.routing import prices, vendors
+from webapp.routing.prices import Counted, Price, Rates
+from webapp.routing.route import Ask, Target, most_of
 
 NO_MODEL = "(none)"
 """A name that no price table knows."""
 
 
-def charge(target: Target, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> Price:
-    """What a call that used these tokens costs."""
+def charge(target: Target, counted: Counted, usage: Usage | None = None) -> Price:
+    """What a call that used this costs; `usage` may tell what the vendor itself charged."""
     return prices.price(
         target.provider.price_as,
         target.model,
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        cached_tokens=cached_tokens,
-        fallback=_fallback(),
+        counted,
+        fallback=fallback(),
+        override=vendors.override(target.provider, target.model),
         free_of_charge=target.provider.free_of_charge,
+        vendor_usd=usage.cost_usd if usage else None,
     )
 
 
-def most(target: Target | None, input_tokens: int, max_output_tokens: int) -> Price:
+def most(target: Target | None, input_tokens: int, max_output_tokens: int, pictures: int = 0) -> Price:
     """The most that a call can cost: what is held before it is made. With no target known, the operator's ceiling."""
     if target is None:
-        return prices.price("", NO_MODEL, input_tokens=input_tokens, output_tokens=max_output_tokens, fallback=_fallback())
-    return prices.ceiling(
-        target.provider.price_as,
-        target.model,
-        input_tokens=input_tokens,
-        max_output_tokens=max_output_tokens,
-        fallback=_fallback(),
-        free_of_charge=target.provider.free_of_charge,
-    )
+        return prices.ceiling(
+            "",
+            NO_MODEL,
+            input_tokens=input_tokens,
+            max_output_tokens=max_output_tokens,
+            pictures=pictures,
+            fallback=fallback(),
+        )
+    return most_of(target, Ask(input_tokens=input_tokens, output_tokens=max_output_tokens, pictures=pictures))
 
 
-def _fallback() -> Rates:
+def fallback() -> Rates:
+    """The operator's ceiling."""
     settings = current_settings()
-    return Rates.of(settings.ceiling_input_usd, settings.ceiling_output_usd)
+    return Rates.of(settings.ceiling_input_usd, settings.ceiling_output_usd, settings.ceiling_picture_usd)

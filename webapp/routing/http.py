@@ -9,6 +9,8 @@ What this transport promises beyond httpx's:
 - An absolute deadline over the whole call, connecting and a slowly dripping answer included (`call_limits`).
 - At most `max_bytes` of answer.
 - A body is handed on as it arrives; closing a response early closes its socket instead of reading the rest.
+- With a guard, no connection to an internal address that the operator did not allow (`webapp.routing.guard`). The shared
+  client has one. It is asked when a connection is made, and costs a call on a kept connection nothing.
 - A call is never repeated, with one exception: a kept-alive connection that turns out to be closed while the request is
   still being written. The server cannot have processed a request whose last byte was never handed to the network.
 
@@ -32,6 +34,7 @@ from typing import TYPE_CHECKING, cast
 
 import httpx
 
+from webapp.routing import guard as guards
 from webapp.routing.wire import CONNECT_S, Clock, Connection, Origin, call_limits
 
 if TYPE_CHECKING:
@@ -118,8 +121,15 @@ class _Body(httpx.SyncByteStream):
 class PooledTransport(httpx.BaseTransport):
     """HTTP/1.1 over kept-alive connections: a stack per origin, last used first, no lock and no search."""
 
-    def __init__(self, *, ssl_context: ssl.SSLContext | None = None, keep_alive_s: float = KEEP_ALIVE_S) -> None:
+    def __init__(
+        self,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        keep_alive_s: float = KEEP_ALIVE_S,
+        guard: guards.Guard | None = None,
+    ) -> None:
         self._context = ssl_context
+        self._guard = guard
         self._context_lock = threading.Lock()
         self._keep_alive_s = keep_alive_s
         self._idle: dict[Origin, deque[Connection]] = {}
@@ -201,7 +211,9 @@ class PooledTransport(httpx.BaseTransport):
         if self._closed:
             raise httpx.ConnectError("this client is closed")
         try:
-            return Connection(origin, clock, self._tls() if origin.secure else None)
+            return Connection(origin, clock, self._tls() if origin.secure else None, self._guard)
+        except guards.Forbidden as exc:
+            raise httpx.ConnectError(str(exc)) from exc
         except TimeoutError as exc:
             raise httpx.ConnectTimeout(f"no connection to {origin.host}:{origin.port} in time") from exc
         except (OSError, UnicodeError) as exc:
@@ -287,14 +299,20 @@ def _head_error(exc: Exception) -> httpx.HTTPError:
     return httpx.RemoteProtocolError(f"the answer's header is malformed: {type(exc).__name__}")
 
 
-def build_client(*, ssl_context: ssl.SSLContext | None = None, keep_alive_s: float = KEEP_ALIVE_S) -> httpx.Client:
+def build_client(
+    *,
+    ssl_context: ssl.SSLContext | None = None,
+    keep_alive_s: float = KEEP_ALIVE_S,
+    guard: guards.Guard | None = None,
+) -> httpx.Client:
     """A client over a pool of its own, safe to share between threads. Close it when done; most want `client()`.
 
     It follows no redirects, reads no proxy settings, keeps no cookies (they would travel from one person's call to
-    another's), and asks for uncompressed answers, which arrive piece by piece; what comes compressed is decoded.
+    another's), and asks for uncompressed answers, which arrive piece by piece; what comes compressed is decoded. Without a
+    guard it connects to any address.
     """
     return httpx.Client(
-        transport=PooledTransport(ssl_context=ssl_context, keep_alive_s=keep_alive_s),
+        transport=PooledTransport(ssl_context=ssl_context, keep_alive_s=keep_alive_s, guard=guard),
         trust_env=False,
         follow_redirects=False,
         timeout=httpx.Timeout(None, connect=CONNECT_S),
@@ -308,12 +326,15 @@ _client: httpx.Client | None = None
 
 
 def client() -> httpx.Client:
-    """This process's client: made at the first call, shared by all threads, made anew in a forked child."""
+    """This process's client: made at the first call, shared by all threads, made anew in a forked child.
+
+    It reaches internal addresses only where the operator allowed it.
+    """
     global _client
     if _client is None:
         with _lock:
             if _client is None:
-                _client = build_client()
+                _client = build_client(guard=guards.current())
     return _client
 
 

@@ -1,61 +1,73 @@
-"""What calls cost: a maintained price table, and the operator's ceiling where it knows nothing. Never free by accident.
+"""What calls cost: never free by accident, never below zero, rounded up.
 
-The table is the snapshot in `genai-prices`: nothing is fetched. It is loaded when the first price is asked for. A model
-that has prices for input, cached input and output, tiered or not, is reckoned here from those in a few microseconds (the
-library takes fifty); the few that are also charged by the call are left to it. A test compares both over the whole table.
+Who says it, in this order: a provider that bills nobody; the operator's own price; the vendor, where it told what it charged;
+our notes and the maintained table; the operator's ceiling, for what nobody knows.
 """
 
 from __future__ import annotations
 
 import string
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from webapp.contracts.calls import Turn
-from webapp.contracts.money import MICROUSD, to_microusd
+from webapp.contracts.money import to_microusd
+from webapp.routing import price_notes
+from webapp.routing.price_table import (
+    NOTHING,
+    TokenRates,
+    flat,
+    hours_that_matter,
+    table_date,
+    table_rates,
+    table_version,
+)
+from webapp.routing.price_values import Counted, Override, Price, Rates, amount_or_none
 
-if TYPE_CHECKING:
-    from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices
+__all__ = [
+    "Counted",
+    "Override",
+    "Price",
+    "Rates",
+    "ceiling",
+    "estimate_input",
+    "estimate_tokens",
+    "price",
+    "table_date",
+    "table_version",
+]
 
 TURN_TOKENS = 4
 """What a turn costs beside its text: role and separators."""
+
+VENDOR_USD_MAX = 10_000
+"""A vendor that says that one call cost more is not believed."""
+
+COST_MAX_MICROUSD = 10**15
+"""No call is charged more: a thousand million dollars."""
 
 _PUNCTUATION = string.punctuation.encode()
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
-    """Dollars per million tokens that count for a model whose price is not known: the operator's ceiling."""
+class _Tariff:
+    """Everything that a call to one model may be charged by, complete: what nobody knows is the ceiling."""
 
-    input_usd: Decimal
-    output_usd: Decimal
-
-    @classmethod
-    def of(cls, input_usd: float, output_usd: float) -> Rates:
-        """From settings. Through text, so that 0.1 stays 0.1."""
-        return cls(Decimal(str(input_usd)), Decimal(str(output_usd)))
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """What a call costs. `source` is the table and its version, 'local', or 'ceiling'; `known` is False for the last."""
-
-    cost_microusd: int
+    rates: TokenRates
+    rates_known: bool
+    picture_usd: Decimal
+    picture_most_usd: Decimal
+    picture_known: bool
     source: str
-    known: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _ByToken:
-    """A model's dollars per million tokens: (above how many input tokens, price) in rising order, the base first."""
-
-    input: tuple[tuple[int, Decimal], ...]
-    output: tuple[tuple[int, Decimal], ...]
-    cached: tuple[tuple[int, Decimal], ...]
+    date: str
+    picture_source: str
+    picture_date: str
+    credit_usd: Decimal | None = None
+    picture_is_all: bool = False
+    """True where the price per picture takes the place of the picture's tokens."""
 
 
 def estimate_tokens(text: str) -> int:
@@ -82,31 +94,33 @@ def estimate_input(turns: Iterable[Turn]) -> int:
 def price(
     price_as: str,
     model: str,
+    counted: Counted,
     *,
-    input_tokens: int,
-    output_tokens: int,
-    cached_tokens: int = 0,
     fallback: Rates,
+    override: Override | None = None,
     free_of_charge: bool = False,
     at: datetime | None = None,
+    vendor_usd: Decimal | None = None,
 ) -> Price:
     """What a call costs, in whole micro-dollars, rounded up.
 
-    `price_as` is the vendor's id in the table ('' looks the model up by its name alone); `input_tokens` includes the
-    cached ones and `output_tokens` the reasoning ones; `at` (aware, default now) decides between prices that change
-    with date and time of day. A model that the table does not know, or knows only in part, costs `fallback`.
+    `price_as` is the vendor's id in the table ('' looks the model up by its name alone); `vendor_usd` is what the vendor
+    itself says it charged; `at` (aware, default now) decides between prices that change with date and time of day.
     """
     if free_of_charge:
-        return Price(0, "local", True)
-    input_tokens, output_tokens = max(0, input_tokens), max(0, output_tokens)
-    cached_tokens = min(max(0, cached_tokens), input_tokens)
-    found = _find(price_as, model)
-    if found is not None:
-        usd = _cost(*found, input_tokens, output_tokens, cached_tokens, at or datetime.now(UTC))
-        if usd is not None:
-            return Price(to_microusd(usd), table_version(), True)
-    usd = (fallback.input_usd * input_tokens + fallback.output_usd * output_tokens) / MICROUSD
-    return Price(to_microusd(usd), "ceiling", False)
+        return Price(0, "local", "", True)
+    counted, at = counted.plausible(), at or datetime.now(UTC)
+    if override is not None and _applies(override, price_as, model, counted):
+        return _charge(_overridden(_tariff(price_as, model, at, fallback), override, price_as, model), counted)
+    vendor_usd = amount_or_none(vendor_usd, VENDOR_USD_MAX)
+    if vendor_usd is not None:
+        return Price(to_microusd(vendor_usd), "vendor", at.astimezone(UTC).date().isoformat(), True)
+    if not counted.pictures and counted.credits is None:
+        found = _rates(price_as, model, at)
+        if found is not None:
+            rates, source, day = found
+            return Price(_microusd(_tokens_usd(rates, counted)), source, day, True)
+    return _charge(_tariff(price_as, model, at, fallback), counted)
 
 
 def ceiling(
@@ -116,121 +130,161 @@ def ceiling(
     input_tokens: int,
     max_output_tokens: int,
     fallback: Rates,
+    override: Override | None = None,
     free_of_charge: bool = False,
+    pictures: int = 0,
 ) -> Price:
-    """The most that a call can cost, to be held before it is made: nothing cached, all of the cap, the dearest hour.
+    """The most that a call can cost, to be held before it is made: the dearest kind of input (vendors write caches unasked),
+    all of the output's cap, the largest pictures, the dearest hour of the coming day.
 
     `input_tokens` is the estimate for the turns (`estimate_input`).
     """
+    if free_of_charge:
+        return Price(0, "local", "", True)
+    counted = Counted(input_tokens, max_output_tokens, pictures=pictures).plausible()
+    overridden = override is not None and _applies(override, price_as, model, counted)
     now = datetime.now(UTC)
-    found = None if free_of_charge else _find(price_as, model)
-    hours = range(24) if found is not None and _changes_by_the_hour(found[1]) else range(1)
-    return max(
-        (
-            price(
-                price_as,
-                model,
-                input_tokens=input_tokens,
-                output_tokens=max_output_tokens,
-                fallback=fallback,
-                free_of_charge=free_of_charge,
-                at=now + timedelta(hours=hour),
-            )
-            for hour in hours
-        ),
-        key=lambda found: found.cost_microusd,
+    found: list[Price] = []
+    for hour in hours_that_matter(price_as, model):
+        tariff = _tariff(price_as, model, now + timedelta(hours=hour), fallback, dearest=True)
+        if override is not None and overridden:
+            tariff = _overridden(tariff, override, price_as, model)
+        usd = tariff.rates.most_usd(counted.input_tokens, counted.output_tokens)
+        if counted.pictures:
+            usd += tariff.picture_most_usd * counted.pictures
+        known = tariff.rates_known and (tariff.picture_known or not counted.pictures)
+        found.append(Price(_microusd(usd), tariff.source, tariff.date, known))
+    return max(found, key=lambda price: price.cost_microusd)
+
+
+def _rates(price_as: str, model: str, at: datetime, *, dearest: bool = False) -> tuple[TokenRates, str, str] | None:
+    """A model's token prices with source and day, from a note that goes before the table, or the table."""
+    note = price_notes.find(price_as, model)
+    rates = None if note is None else note.rates_at(at)
+    if note is not None and rates is not None:
+        return (note.peak_rates or rates) if dearest else rates, note.source, note.date
+    rates = table_rates(price_as, model, at)
+    return None if rates is None else (rates, table_version(), table_date())
+
+
+def _tariff(price_as: str, model: str, at: datetime, fallback: Rates, *, dearest: bool = False) -> _Tariff:
+    note = price_notes.find(price_as, model)
+    found = _rates(price_as, model, at, dearest=dearest)
+    rates, source, day = found or (TokenRates.plain(fallback.input_usd, fallback.output_usd), "ceiling", "")
+    picture = None if note is None else note.price_of_picture()
+    if note is None or picture is None:
+        usd = fallback.picture_usd
+        return _Tariff(rates, found is not None, usd, usd, False, source, day, "ceiling", "")
+    if found is None and note.picture_credits is not None:
+        # A vendor of pictures alone charges for nothing else.
+        found = rates, source, day = TokenRates.plain(NOTHING, NOTHING), note.source, note.date
+    return _Tariff(
+        rates,
+        found is not None,
+        picture,
+        note.picture_most_usd or picture,
+        True,
+        source,
+        day,
+        note.source,
+        note.date,
+        credit_usd=note.credit_usd,
+        picture_is_all=note.picture_credits is not None,
     )
 
 
-@lru_cache(maxsize=1)
-def table_version() -> str:
-    """Name and version of the price table, as stored with every cost."""
-    from importlib.metadata import version
-
-    return f"genai-prices {version('genai-prices')}"
-
-
-@lru_cache(maxsize=4096)
-def _find(price_as: str, model: str) -> tuple[Provider, ModelInfo] | None:
-    """The table's entry for a model, None if it has none."""
-    from genai_prices.data_snapshot import get_snapshot
-
-    try:
-        return get_snapshot().find_provider_model(model, None, price_as or None, None)
-    except LookupError:
-        return None
+def _applies(override: Override, price_as: str, model: str, counted: Counted) -> bool:
+    """Whether anything that the operator set has to do with this call."""
+    tokens = (override.input_usd, override.output_usd, override.cached_usd, override.cache_write_usd)
+    if any(amount is not None for amount in tokens):
+        return True
+    if counted.pictures and override.picture_usd is not None:
+        return True
+    if override.credit_usd is None:
+        return False
+    return counted.credits is not None or (counted.pictures > 0 and _sells_credits(price_as, model) is not None)
 
 
-def _changes_by_the_hour(model: ModelInfo) -> bool:
-    from genai_prices.types import TimeOfDateConstraint
-
-    prices: Any = model.prices
-    return isinstance(prices, list) and any(isinstance(entry.constraint, TimeOfDateConstraint) for entry in prices)
+def _sells_credits(price_as: str, model: str) -> price_notes.Note | None:
+    note = price_notes.find(price_as, model)
+    return note if note is not None and note.picture_credits is not None else None
 
 
-def _cost(
-    provider: Provider, model: ModelInfo, input_tokens: int, output_tokens: int, cached_tokens: int, at: datetime
-) -> Decimal | None:
-    """Dollars, or None where the table lacks a price for input or output."""
-    prices = model.get_prices(at)
-    if prices.input_mtok is None or prices.output_mtok is None:
-        return None
-    rates = _by_token(_ByIdentity(prices))
-    if rates is not None:
-        return (
-            _rate(rates.input, input_tokens) * (input_tokens - cached_tokens)
-            + _rate(rates.cached, input_tokens) * cached_tokens
-            + _rate(rates.output, input_tokens) * output_tokens
-        ) / MICROUSD
-    return _by_the_library(provider, model, input_tokens, output_tokens, cached_tokens, at)
+def _overridden(tariff: _Tariff, override: Override, price_as: str, model: str) -> _Tariff:
+    """The tariff with the operator's prices in the place of those that they set."""
+    rates = tariff.rates
+    steps: dict[str, Any] = {}
+    if not tariff.rates_known:
+        # Nobody knows what this model charges for a cached token: as much as for another.
+        own = {"input", "cached", "cache_write", "picture_input", "picture_cached"}, {"output", "picture_output"}
+    else:
+        own = _same_price(rates, "input", "picture_input"), _same_price(rates, "output", "picture_output")
+    for names, amount in zip(own, (override.input_usd, override.output_usd), strict=True):
+        if amount is not None:
+            steps |= dict.fromkeys(names, flat(amount))
+    if override.cached_usd is not None:
+        steps |= {"cached": flat(override.cached_usd), "picture_cached": flat(override.cached_usd)}
+    if override.cache_write_usd is not None:
+        steps["cache_write"] = flat(override.cache_write_usd)
+    known = tariff.rates_known or (override.input_usd is not None and override.output_usd is not None)
+    tariff = replace(tariff, rates=replace(rates, **steps), rates_known=known, source="override", date=override.as_of)
+    picture, note = override.picture_usd, _sells_credits(price_as, model)
+    if picture is None and note is not None and override.credit_usd is not None:
+        picture = note.price_of_picture(override.credit_usd)
+    if override.credit_usd is not None:
+        tariff = replace(tariff, credit_usd=override.credit_usd)
+    if picture is None:
+        return tariff
+    return replace(
+        tariff,
+        picture_usd=picture,
+        picture_most_usd=picture,
+        picture_known=True,
+        picture_source="override",
+        picture_date=override.as_of,
+        picture_is_all=True,
+    )
 
 
-def _by_the_library(
-    provider: Provider, model: ModelInfo, input_tokens: int, output_tokens: int, cached_tokens: int, at: datetime
-) -> Decimal | None:
-    from genai_prices.types import Usage
-
-    usage = Usage(input_tokens=input_tokens, output_tokens=output_tokens, cache_read_tokens=cached_tokens)
-    try:
-        return Decimal(model.calc_price(usage, provider, genai_request_timestamp=at).total_price)
-    except ValueError:  # the entry has units that such a usage does not determine
-        return None
+def _same_price(rates: TokenRates, name: str, *others: str) -> set[str]:
+    """`name`, and those of the others that cost the same: the operator's price is meant for them too."""
+    return {name} | {other for other in others if getattr(rates, other) == getattr(rates, name)}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _ByIdentity:
-    """A key for entries of the table, which live as long as the process and cannot be hashed."""
-
-    prices: ModelPrice
-
-    def __hash__(self) -> int:
-        return id(self.prices)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByIdentity) and other.prices is self.prices
-
-
-@lru_cache(maxsize=4096)
-def _by_token(key: _ByIdentity) -> _ByToken | None:
-    """The prices of a model that is charged by the token alone, None for any other."""
-    prices = key.prices
-    if prices.requests_kcount is not None:
-        return None
-    cached = prices.input_mtok if prices.cache_read_mtok is None else prices.cache_read_mtok
-    return _ByToken(_steps(prices.input_mtok), _steps(prices.output_mtok), _steps(cached))
-
-
-def _steps(value: Decimal | TieredPrices | None) -> tuple[tuple[int, Decimal], ...]:
-    if isinstance(value, Decimal):
-        return ((-1, value),)
-    assert value is not None, "the caller has looked"
-    return ((-1, value.base), *((tier.start, tier.price) for tier in value.tiers))
+def _charge(tariff: _Tariff, counted: Counted) -> Price:
+    if counted.credits is not None and tariff.credit_usd is not None:
+        return Price(_microusd(counted.credits * tariff.credit_usd), tariff.source, tariff.date, True)
+    if not counted.pictures:
+        usd = _tokens_usd(tariff.rates, counted)
+        if counted.credits and not usd:
+            # Something was charged in a unit whose price nobody knows, and nothing else is there to go by.
+            return Price(_microusd(tariff.picture_usd), tariff.picture_source, tariff.picture_date, tariff.picture_known)
+        return Price(_microusd(usd), tariff.source, tariff.date, tariff.rates_known)
+    told = counted.picture_output_tokens
+    if told and tariff.rates_known and not tariff.picture_is_all:
+        return Price(_microusd(_tokens_usd(tariff.rates, counted)), tariff.source, tariff.date, True)
+    text_output = counted.output_tokens - told if told else 0
+    beside = replace(counted, output_tokens=text_output, picture_output_tokens=0)
+    by_picture = tariff.picture_usd * counted.pictures + _tokens_usd(tariff.rates, beside)
+    if not tariff.picture_is_all:
+        # All of the output may be pictures: of the two readings the dearer one.
+        by_token = _tokens_usd(tariff.rates, replace(counted, picture_output_tokens=told or counted.output_tokens))
+        if by_token >= by_picture:
+            return Price(_microusd(by_token), tariff.source, tariff.date, tariff.rates_known)
+    known = tariff.picture_known and (tariff.rates_known or not (beside.input_tokens or beside.output_tokens))
+    return Price(_microusd(by_picture), tariff.picture_source, tariff.picture_date, known)
 
 
-def _rate(steps: tuple[tuple[int, Decimal], ...], input_tokens: int) -> Decimal:
-    """The price in force: a tier holds for the whole call once its input is above the tier's start."""
-    found = steps[0][1]
-    for start, value in steps[1:]:
-        if input_tokens > start:
-            found = value
-    return found
+def _tokens_usd(rates: TokenRates, counted: Counted) -> Decimal:
+    return rates.usd(
+        counted.input_tokens,
+        counted.output_tokens,
+        counted.cached_tokens,
+        counted.cache_write_tokens,
+        counted.picture_input_tokens,
+        counted.picture_output_tokens,
+    )
+
+
+def _microusd(usd: Decimal) -> int:
+    return min(to_microusd(usd), COST_MAX_MICROUSD)

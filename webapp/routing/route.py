@@ -1,62 +1,193 @@
-"""Which provider and model serve a request."""
+"""Which models may serve a request, in which order, and why the others may not.
+
+The first routing rule that fits decides. Without one it is SWITCHHOOK_CHAT_MODEL (or SWITCHHOOK_IMAGE_MODEL), and without
+that every provider that is ready, in the order of their preference, the demo only where there is nothing else. What was
+named is never exchanged for something else silently: it might cost more, or send people's words elsewhere.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from dataclasses import dataclass
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
-from webapp.contracts.calls import TextProvider
 from webapp.contracts.errors import Unavailable
+from webapp.contracts.money import format_microusd
+from webapp.contracts.providers import Capability, ImageProvider, Provider, TextProvider
 from webapp.extensions import current_settings
-from webapp.registry import Registry, current_registry
-from webapp.routing import http
+from webapp.registry import current_registry
+from webapp.routing import http, prices, vendors
+from webapp.routing.prices import Price, Rates
+from webapp.routing.vendors import Rule
 
 log = logging.getLogger(__name__)
 
 PROBE_TTL_S = 30.0
 PROBE_TIMEOUT_S = 0.5
+TARGETS_MAX = 5
+IMAGES = "image.generate"
+"""The operation whose providers make pictures."""
+_READY = "a provider that is ready"
+_SWITCHED_OFF = "the provider is switched off"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """A provider and one of its models. `why` says in a few words how it was chosen."""
 
-    provider: TextProvider
+    provider: Provider
     model: str
     why: str
+
+    @property
+    def name(self) -> str:
+        """`provider/model`."""
+        return f"{self.provider.name}/{self.model}"
+
+    @property
+    def text(self) -> TextProvider:
+        """The provider, known to be one of text."""
+        assert isinstance(self.provider, TextProvider)
+        return self.provider
+
+    @property
+    def images(self) -> ImageProvider:
+        """The provider, known to be one of images."""
+        assert isinstance(self.provider, ImageProvider)
+        return self.provider
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What is to be served. `input_tokens` and `output_tokens` are the most it may use, 0 where nobody knows yet."""
+
+    operation: str = "chat"
+    category: str | None = None
+    plan: str | None = None
+    organization_id: uuid.UUID | None = None
+    needs: frozenset[Capability] = frozenset()
+    input_tokens: int = 0
+    output_tokens: int = 0
+    pictures: int = 0
+    named: str = ""
+    """The one model that may serve it, as provider/model; '' leaves it to the rules."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A model that was passed over, and why, in words for the operator."""
+
+    target: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The models to try, best first; `by` says who decided. With none left, `passed` says why."""
+
+    by: str
+    targets: tuple[Target, ...]
+    passed: tuple[Passed, ...] = ()
+
+    @property
+    def why_none(self) -> str:
+        """Why there is no target, for the operator."""
+        reasons = "; ".join(f"{passed.target}: {passed.reason}" for passed in self.passed)
+        return f"No model can serve this ({self.by}): {reasons or 'no provider plugin is ready'}."
 
 
 @dataclass(frozen=True, slots=True)
 class _Probe:
+    """What the last look at a provider showed. Changed settings make providers anew, and what one was is not told of its
+    successor: it may lead elsewhere, and has to find its default model by itself."""
+
+    provider: Provider
     at: float
     ok: bool
+
+    def tells_of(self, provider: Provider) -> bool:
+        """Whether it is about this very provider, and not too old."""
+        return self.provider is provider and time.monotonic() - self.at < PROBE_TTL_S
+
+
+@dataclass(slots=True)
+class _Sieve:
+    """One building of a route: what was taken, and what was passed over."""
+
+    ask: Ask
+    fresh: bool
+    rule: Rule | None = None
+    targets: list[Target] = field(default_factory=list)
+    passed: list[Passed] = field(default_factory=list)
 
 
 _probes: dict[str, _Probe] = {}
 _probing = threading.Lock()
 
 
-def choose(registry: Registry | None = None) -> Target:
-    """The target for chat: what the operator named, else the ready provider with the lowest preference, the demo last.
+def plan(ask: Ask, *, fresh: bool = True) -> Route:
+    """The route of a request. With `fresh` it may ask the database for new rules and servers whether they are there; without,
+    it goes by what is known, for use inside a transaction."""
+    house = vendors.current() if fresh else vendors.known()
+    rule = next((rule for rule in house.rules if fits(rule, ask)), None)
+    settings = current_settings()
+    named = settings.image_model if ask.operation == IMAGES else settings.chat_model
+    sieve = _Sieve(ask, fresh, None if ask.named else rule)
+    if ask.named:
+        by = "the request itself"
+        _take_named(sieve, ask.named, "asked for")
+    elif rule is not None:
+        by = f"the rule “{rule.name}”"
+        for name in rule.targets:
+            _take_named(sieve, name, by)
+    elif named:
+        by = "SWITCHHOOK_IMAGE_MODEL" if ask.operation == IMAGES else "SWITCHHOOK_CHAT_MODEL"
+        for name in named.split(","):
+            _take_named(sieve, name, f"named in {by}")
+    else:
+        by = "the providers that are ready"
+        _take_ready(sieve)
+    return Route(by, tuple(sieve.targets[:TARGETS_MAX]), tuple(sieve.passed))
 
-    Raises `Unavailable` when the named one cannot be used: another is never taken silently, it might cost more.
-    """
-    registry = registry or current_registry()
-    named = current_settings().chat_model
-    if named:
-        return _named(registry, named)
-    ready = [p for p in registry.providers.values() if not missing(p)]
-    for provider in sorted(ready, key=lambda p: (p.preference, p.name)):
-        if provider.probe_needed and not answers(provider):
-            continue
-        if provider.default_model:
-            return Target(provider, provider.default_model, "the first provider that is ready")
-    raise Unavailable("No provider is ready.", detail="No provider plugin is ready: run `switchhook doctor`.")
+
+def choose(ask: Ask | None = None) -> Target:
+    """The model that would serve a request first. Raises `Unavailable` if there is none."""
+    route = plan(ask or Ask())
+    if not route.targets:
+        raise Unavailable("No model can be used.", detail=route.why_none)
+    return route.targets[0]
 
 
-def missing(provider: TextProvider) -> str:
+def fits(rule: Rule, ask: Ask) -> bool:
+    """Whether a rule is about such requests."""
+    return (
+        rule.operation in (None, ask.operation)
+        and rule.category in (None, ask.category)
+        and rule.plan in (None, ask.plan)
+        and rule.organization_id in (None, ask.organization_id)
+        # A rule for everything is about words: pictures and the house's own calls need a rule of their own.
+        and (rule.operation is not None or ask.operation not in (IMAGES, "categorize"))
+    )
+
+
+def asked_by(rule: Rule) -> Ask:
+    """The plainest request that a rule is about."""
+    return Ask(rule.operation or "chat", rule.category, rule.plan, rule.organization_id, pictures=int(rule.operation == IMAGES))
+
+
+def named_target(name: str, operation: str = "chat") -> Target:
+    """The target that `provider/model`, or a provider's name, means. Raises `Unavailable` with the reason if it is none."""
+    sieve = _Sieve(Ask(operation), fresh=True)
+    _take_named(sieve, name, "named")
+    if not sieve.targets:
+        raise Unavailable("The model cannot be used.", detail=f"{name}: {sieve.passed[0].reason}.")
+    return sieve.targets[0]
+
+
+def missing(provider: Provider) -> str:
     """What keeps a provider from being used, '' if it is ready; a plugin that fails in saying it is not."""
     try:
         return provider.missing()
@@ -65,14 +196,18 @@ def missing(provider: TextProvider) -> str:
         return f"its plugin failed ({type(exc).__name__})"
 
 
-def answers(provider: TextProvider) -> bool:
-    """Whether a provider that needs no key is there at all; asked at most every 30 seconds."""
+def answers(provider: Provider) -> bool:
+    """Whether a provider that needs no key is there at all; asked at most every 30 seconds. While somebody is asking, the
+    others go by what was known before, if anything was."""
     known = _probes.get(provider.name)
-    if known and time.monotonic() - known.at < PROBE_TTL_S:
+    if known and known.tells_of(provider):
         return known.ok
-    with _probing:
+    old = known if known and known.provider is provider else None
+    if not _probing.acquire(blocking=old is None):
+        return old is not None and old.ok
+    try:
         known = _probes.get(provider.name)
-        if known and time.monotonic() - known.at < PROBE_TTL_S:
+        if known and known.tells_of(provider):
             return known.ok
         try:
             with http.call_limits(timeout_s=PROBE_TIMEOUT_S, silence_s=PROBE_TIMEOUT_S):
@@ -82,18 +217,121 @@ def answers(provider: TextProvider) -> bool:
             ok = False
         if known is None or known.ok != ok:
             log.debug("%s %s", provider.label, "answers and will be used" if ok else "does not answer")
-        _probes[provider.name] = _Probe(time.monotonic(), ok)
+        _probes[provider.name] = _Probe(provider, time.monotonic(), ok)
+    finally:
+        _probing.release()
     return ok
 
 
-def _named(registry: Registry, named: str) -> Target:
-    name, _, model = named.partition("/")
-    provider = registry.providers.get(name)
+# -- the sieve -----------------------------------------------------------------------------------------------------------
+def _shelf(ask: Ask) -> Mapping[str, Provider]:
+    registry = current_registry()
+    return registry.image_providers if ask.operation == IMAGES else registry.providers
+
+
+def _take_named(sieve: _Sieve, name: str, why: str) -> None:
+    provider_name, _, model = name.strip().partition("/")
+    provider = _shelf(sieve.ask).get(provider_name)
     if provider is None:
-        raise Unavailable(
-            "The chosen model cannot be used.",
-            detail=f"SWITCHHOOK_CHAT_MODEL names the provider {name!r}; there are {', '.join(sorted(registry.providers))}.",
-        )
+        there = ", ".join(sorted(_shelf(sieve.ask)))
+        kind = "image provider" if sieve.ask.operation == IMAGES else "provider"
+        sieve.passed.append(Passed(name, f"there is no {kind} {provider_name!r}; there are {there}"))
+        return
+    _take(sieve, provider, model, why)
+
+
+def _take_ready(sieve: _Sieve) -> None:
+    real = False
+    for provider in _by_preference(_shelf(sieve.ask)):
+        if provider.demo and real:
+            return  # also where no real model can serve this very request: a demo's answer is none
+        if provider.by_name_only or missing(provider):
+            continue
+        if not _enabled(provider):
+            sieve.passed.append(Passed(provider.name, _SWITCHED_OFF))
+            continue
+        if provider.probe_needed and not _there(sieve, provider):
+            continue
+        real = True
+        _take(sieve, provider, "", _READY, probed=True)
+
+
+def _by_preference(shelf: Mapping[str, Provider]) -> Iterator[Provider]:
+    yield from sorted(shelf.values(), key=lambda p: (p.demo, p.preference, p.name))
+
+
+def _there(sieve: _Sieve, provider: Provider) -> bool:
+    if sieve.fresh:
+        return answers(provider)
+    known = _probes.get(provider.name)
+    return known is not None and known.provider is provider and known.ok
+
+
+def _enabled(provider: Provider) -> bool:
+    return vendors.known().vendor(provider.name).enabled
+
+
+def _take(sieve: _Sieve, provider: Provider, model: str, why: str, *, probed: bool = False) -> None:
+    if not model and not probed and provider.probe_needed and _enabled(provider):
+        _there(sieve, provider)  # it may find a default model
+    model = model or vendors.default_model(provider)
+    name = f"{provider.name}/{model}" if model else provider.name
+    reason = _against(sieve, provider, model)
+    if reason:
+        sieve.passed.append(Passed(name, reason))
+    elif all(target.name != name for target in sieve.targets):
+        sieve.targets.append(Target(provider, model, why))
+
+
+def _against(sieve: _Sieve, provider: Provider, model: str) -> str:
+    """Why a model may not serve, '' if it may."""
+    ask = sieve.ask
+    if not _enabled(provider):
+        return _SWITCHED_OFF
     if lacks := missing(provider):
-        raise Unavailable("The chosen model cannot be used.", detail=f"SWITCHHOOK_CHAT_MODEL is {named}, but {lacks}.")
-    return Target(provider, model, "named in SWITCHHOOK_CHAT_MODEL")
+        return lacks
+    if not model:
+        return "no model is named, and the provider has no default model"
+    try:
+        return _unable(provider, model, ask) or _too_dear(sieve, provider, model)
+    except Exception as exc:
+        log.error("the plugin of %s failed: %s", provider.name, type(exc).__name__)
+        return f"its plugin failed ({type(exc).__name__})"
+
+
+def _unable(provider: Provider, model: str, ask: Ask) -> str:
+    """What a model cannot do that is needed."""
+    info = provider.model_info(model)
+    if Capability.VISION in ask.needs and Capability.VISION not in (info.capabilities or ()):
+        return "it is not known to see pictures"
+    if Capability.JSON in ask.needs and info.capabilities is not None and Capability.JSON not in info.capabilities:
+        return "it gives no JSON"
+    if info.context_tokens is not None and ask.input_tokens > info.context_tokens:
+        return f"it reads at most {info.context_tokens:,} tokens"
+    return ""
+
+
+def _too_dear(sieve: _Sieve, provider: Provider, model: str) -> str:
+    """Whether a model may cost more than the rule allows."""
+    if sieve.rule is not None and sieve.rule.max_cost_microusd is not None:
+        most = most_of(Target(provider, model, ""), sieve.ask).cost_microusd
+        if most > sieve.rule.max_cost_microusd:
+            limit = format_microusd(sieve.rule.max_cost_microusd)
+            return f"it may cost {format_microusd(most)}, and the rule allows {limit}"
+    return ""
+
+
+def most_of(target: Target, ask: Ask) -> Price:
+    """The most that a request can cost at a target."""
+    settings = current_settings()
+    rates = Rates.of(settings.ceiling_input_usd, settings.ceiling_output_usd, settings.ceiling_picture_usd)
+    return prices.ceiling(
+        target.provider.price_as,
+        target.model,
+        input_tokens=ask.input_tokens,
+        max_output_tokens=ask.output_tokens,
+        fallback=rates,
+        override=vendors.override(target.provider, target.model),
+        free_of_charge=target.provider.free_of_charge,
+        pictures=ask.pictures,
+    )

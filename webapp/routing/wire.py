@@ -13,9 +13,13 @@ from contextvars import ContextVar
 from http.client import HTTPException
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
+from webapp.routing.guard import Forbidden
+
 if TYPE_CHECKING:
     import httpx
     from _typeshed import WriteableBuffer
+
+    from webapp.routing.guard import Guard
 
 DEFAULT_DEADLINE_S = 600.0
 """Seconds that a call may take where nobody set a limit: nothing hangs for ever."""
@@ -111,16 +115,19 @@ class _Raw(io.RawIOBase):
 
 
 class Connection:
-    """One socket to one origin, and the limits of the call that uses it now."""
+    """One socket to one origin, and the limits of the call that uses it now.
+
+    With a guard it is made to an address that the guard lets through, or not at all: `Forbidden`.
+    """
 
     __slots__ = ("clock", "idle_since", "origin", "received", "sock")
 
-    def __init__(self, origin: Origin, clock: Clock, context: ssl.SSLContext | None) -> None:
+    def __init__(self, origin: Origin, clock: Clock, context: ssl.SSLContext | None, guard: Guard | None = None) -> None:
         self.origin = origin
         self.received = 0
         self.idle_since = 0.0
         self.clock = clock
-        self.sock = self._open(clock)
+        self.sock = self._open(clock, guard)
         if context is not None:
             try:
                 self.sock.settimeout(clock.left(clock.connect_s))
@@ -129,19 +136,20 @@ class Connection:
                 self.sock.close()
                 raise
 
-    def _open(self, clock: Clock) -> socket.socket:
-        failure: OSError = OSError("the host has no address")
-        for *_, address in socket.getaddrinfo(self.origin.host, self.origin.port, type=socket.SOCK_STREAM):
+    def _open(self, clock: Clock, guard: Guard | None) -> socket.socket:
+        host, port = self.origin.host, self.origin.port
+        forbidden = failure = None
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             try:
-                # By its number, so that each address gets what is left and not the whole time again.
-                sock = socket.create_connection((str(address[0]), self.origin.port), clock.left(clock.connect_s))
+                if guard is not None:
+                    guard.check(host, port, str(address[0]))
+                # Each address gets what is left and not the whole time again.
+                return _connect(family, kind, protocol, address, clock.left(clock.connect_s))
+            except Forbidden as exc:
+                forbidden = exc
             except OSError as exc:
                 failure = exc
-                continue
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            return sock
-        raise failure
+        raise failure or forbidden or OSError("the host has no address")
 
     def send(self, data: bytes) -> None:
         view = memoryview(data)
@@ -176,3 +184,17 @@ class Connection:
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self.sock.close()
+
+
+def _connect(family: int, kind: int, protocol: int, address: tuple[object, ...], timeout_s: float) -> socket.socket:
+    """A socket connected to exactly this address: nothing is looked up again, so what was checked is what is called."""
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.settimeout(timeout_s)
+        sock.connect(address)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

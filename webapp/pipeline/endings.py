@@ -1,0 +1,103 @@
+"""How a request ended and what it used, as values: execution makes them, settling writes them down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from webapp.models import RequestStatus
+from webapp.pipeline.pictures import Stored
+
+PERSON = "person"
+HOUSE = "house"
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What one call used, as the vendor reported it or, `estimated`, as far as it can be told without that."""
+
+    provider: str = ""
+    model: str = ""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    pictures: int = 0
+    cost_microusd: int = 0
+    estimated: bool = False
+    price_source: str = ""
+    price_date: str = ""
+    vendor_request_id: str = ""
+
+    @property
+    def nothing(self) -> bool:
+        return not (self.input_tokens or self.output_tokens or self.pictures or self.cost_microusd)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call to a vendor. `payer` is whose limits it counts on; `detail` is for administrators."""
+
+    used: Used
+    outcome: str = "completed"
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    operation: str = ""
+    """'' for the request's own."""
+    payer: str = PERSON
+    error_code: str = ""
+    detail: str = ""
+    first_piece_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A picture that was made and stored, and what can be done with it."""
+
+    stored: Stored
+    seed: int | None = None
+    actions: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a request ended. `detail` is for the operator's error log, never shown to the person.
+
+    `reply_text` is the answer as a message, for a request that came as one; made before the transaction, which is kept short.
+    `route` says why this model; `troubles` are (error code, message, detail) that the operator must see although the request
+    ended well.
+    """
+
+    status: RequestStatus
+    calls: tuple[Call, ...] = ()
+    answer: str | None = None
+    result: Mapping[str, Any] | None = None
+    pictures: tuple[Made, ...] = ()
+    reply_text: str = ""
+    finish: str = ""
+    category: str | None = None
+    complexity: float | None = None
+    quality: float | None = None
+    route: Mapping[str, Any] | None = None
+    cached: bool = False
+    error_code: str = ""
+    error_message: str = ""
+    detail: str = ""
+    troubles: tuple[tuple[str, str, str], ...] = field(default=())
+
+    @property
+    def used(self) -> Used:
+        """The sum of the person's calls, under the name of the last one."""
+        calls = [call.used for call in self.calls if call.payer == PERSON]
+        if not calls:
+            return Used()
+        return Used(
+            calls[-1].provider,
+            calls[-1].model,
+            input_tokens=sum(used.input_tokens for used in calls),
+            output_tokens=sum(used.output_tokens for used in calls),
+            cost_microusd=sum(used.cost_microusd for used in calls),
+        )

@@ -1,0 +1,180 @@
+"""The row of a new request: what it may use, what it waits for, and what came with it. Part of admission's transaction."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, insert
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from webapp.contracts.limits import Dimension
+from webapp.extensions import current_settings, table_of
+from webapp.models import Attachment, AttachmentKind, Request, RequestStatus
+from webapp.models.columns import new_id
+from webapp.models.senders import Sender
+from webapp.pipeline.intake import Intake
+from webapp.pipeline.pictures import Stored
+from webapp.pipeline.text_work import PICTURE_TOKENS
+from webapp.quota.holds import Need
+from webapp.routing import costs, prices, route, vendors
+from webapp.routing.route import IMAGES, Ask, Target
+
+log = logging.getLogger(__name__)
+
+DRAWING_TOKENS = 8_192
+"""What a picture may use of a vendor that counts tokens for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why a request is stored as rejected. `need` is the limit that is full; without one, a policy failed."""
+
+    code: str
+    message: str
+    need: Need | None = None
+    detail: str = ""
+
+
+class Repeated(Exception):
+    """The message or the idempotency key was here before."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """One admission under way: what arrived, and what is to be told and sent after the commit."""
+
+    intake: Intake
+    text: str
+    at: datetime
+    ask: Ask
+    pictures: tuple[Stored, ...] = ()
+    waits: bool = False
+    """Whether it was stored to wait for cheaper hours, and must not be enqueued now."""
+    events: list[tuple[str, object]] = field(default_factory=list)
+    deliveries: list[uuid.UUID] = field(default_factory=list)
+
+
+_requests = table_of(Request)
+_insert = insert(_requests)
+_insert_once = {
+    dialect: insert_into(_requests)
+    .on_conflict_do_nothing(index_elements=["person_id", "idempotency_key"])
+    .returning(_requests.c.id)
+    for dialect, insert_into in (("sqlite", sqlite_insert), ("postgresql", postgresql_insert))
+}
+
+
+def insert_request(
+    connection: Connection,
+    entry: Entry,
+    sender: Sender,
+    request_id: uuid.UUID,
+    conversation_id: uuid.UUID,
+    queue: str,
+    refused: Refused | None,
+) -> dict[Dimension, int]:
+    """Store the request; returns what is to be held for it. Raises `Repeated` for a known idempotency key."""
+    intake, message = entry.intake, entry.intake.message
+    prompt_tokens = prices.estimate_tokens(current_settings().system_prompt) + prices.estimate_tokens(entry.text)
+    prompt_tokens += PICTURE_TOKENS * len(entry.pictures)
+    earlier = sender.context_tokens if sender.conversation_id == conversation_id else 0
+    drawing = intake.operation == IMAGES
+    ask = replace(
+        entry.ask,
+        plan=sender.plan,
+        organization_id=sender.organization_id,
+        input_tokens=prompt_tokens + (0 if drawing else earlier) + 3 * prices.TURN_TOKENS,
+        output_tokens=DRAWING_TOKENS if drawing else sender.max_output_tokens,
+    )
+    target = _target(ask)
+    amounts = _amounts(target, ask)
+    not_before = _cheaper_hours(entry, target)
+    entry.waits = not_before is not None
+    values: dict[str, Any] = {
+        "id": request_id,
+        "person_id": sender.person_id,
+        "organization_id": sender.organization_id,
+        "conversation_id": conversation_id,
+        "channel": intake.medium,
+        "operation": intake.operation,
+        "prompt": entry.text,
+        "parameters": parameters_of(entry),
+        "plan_code": sender.plan,
+        "not_before": not_before,
+        "status": RequestStatus.QUEUED if refused is None else RequestStatus.REJECTED,
+        "max_input_tokens": ask.input_tokens,
+        "max_output_tokens": ask.output_tokens,
+        "held_microusd": amounts[Dimension.COST] if refused is None else 0,
+        "queue": queue,
+        "priority": sender.priority,
+        "created_at": entry.at,
+        "idempotency_key": intake.idempotency_key,
+        "reply_channel": message.channel if message else None,
+        "reply_to": message.sender if message else None,
+        "reply_from": message.recipient if message else None,
+        "error_code": refused.code if refused else None,
+        "error_message": refused.message if refused else None,
+        "ended_at": entry.at if refused else None,
+    }
+    if intake.idempotency_key is None:
+        connection.execute(_insert, values)
+    elif connection.execute(_insert_once[connection.dialect.name], values).first() is None:
+        raise Repeated
+    _insert_pictures(connection, entry, sender, request_id)
+    return amounts
+
+
+def _insert_pictures(connection: Connection, entry: Entry, sender: Sender, request_id: uuid.UUID) -> None:
+    given = [
+        {
+            "id": new_id(),
+            "request_id": request_id,
+            "person_id": sender.person_id,
+            "organization_id": sender.organization_id,
+            "kind": AttachmentKind.GIVEN,
+            "sha256": stored.sha256,
+            "media_type": stored.media_type,
+            "size_bytes": stored.size_bytes,
+            "width": stored.width,
+            "height": stored.height,
+            "actions": [],
+            "created_at": entry.at,
+        }
+        for stored in entry.pictures
+    ]
+    if given:
+        connection.execute(insert(Attachment), given)
+
+
+def parameters_of(entry: Entry) -> dict[str, Any]:
+    given = dict(entry.intake.parameters)
+    return given | {"pictures": [stored.sha256 for stored in entry.pictures]} if entry.pictures else given
+
+
+def _cheaper_hours(entry: Entry, target: Target | None) -> datetime | None:
+    """When the vendor's dear hours are over, for a request that may wait for it; None to begin at once."""
+    if not entry.intake.may_wait or target is None:
+        return None
+    over_at = vendors.peak_hours(target.provider).over_at(entry.at)
+    return over_at if over_at > entry.at else None
+
+
+def _amounts(target: Target | None, ask: Ask) -> dict[Dimension, int]:
+    """What the request may use at most, as far as that can be known before it runs."""
+    cost = costs.most(target, ask.input_tokens, ask.output_tokens, ask.pictures).cost_microusd
+    return {Dimension.REQUESTS: 1, Dimension.TOKENS: ask.input_tokens + ask.output_tokens, Dimension.COST: cost}
+
+
+def _target(ask: Ask) -> Target | None:
+    """What will probably answer, to know what it may cost. With none ready the request fails later, on the record: what the
+    person wrote must not be lost here."""
+    path = route.plan(ask, fresh=False)
+    if not path.targets:
+        log.error("no target for a new request: %s", path.why_none)
+        return None
+    return path.targets[0]
