@@ -64,7 +64,9 @@ def test_every_page_is_accessible_and_fits(
     page.get_by_role("button", name="STOP").click()
     expect(page.get_by_text("Understood as STOP")).to_be_visible()
     look("simulator")
-    for path in ("/settings", "/conversations"):
+    look_at_routes = "/dashboard/routing?which=1&operation=chat&input_tokens=10&output_tokens=10"
+    pages = ("/dashboard/providers", "/dashboard/providers/openai", "/dashboard/providers/midjourney", "/dashboard/routing")
+    for path in ("/settings", "/conversations", *pages, look_at_routes):
         page.goto(live.address + path)
         look(path)
     assert {name: found for name, found in seen.items() if found != ([], 0)} == {}

@@ -6,7 +6,6 @@ import contextlib
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import redis
 from click.testing import CliRunner, Result
 from sqlalchemy import Connection, create_engine, text
 
-from plugins.providers import openai_compatible
 from webapp import create_app
 from webapp import queues as queue_names
 from webapp.cli import main
@@ -121,7 +119,6 @@ def operator_in(folder: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch, d
     monkeypatch.setenv("REDIS_URL", redis_url)
     # As on a machine where nobody has asked for Ollama and none runs, whatever runs on this one.
     monkeypatch.delenv("OLLAMA_HOST", raising=False)
-    without = [replace(row, base_url=NOBODY) if row.name == "ollama" else row for row in openai_compatible.ROWS]
-    monkeypatch.setattr(openai_compatible, "ROWS", tuple(without))
+    monkeypatch.setattr("plugins.providers.ollama.DEFAULT_HOST", NOBODY)
     monkeypatch.setattr(route, "_probes", {})
     return Operator(folder, redis_url, database_url or f"sqlite:///{folder / 'switchhook.db'}")

@@ -395,3 +395,71 @@ def test_commands_in_hints_are_spelled_as_they_are_typed_here(operator: Operator
     assert "`switchhook " not in page
     refused = operator("sms", "simulate", "--from", "+15005550006", "hello").stderr
     assert "(or `.venv/bin/switchhook up`)" in refused
+
+
+def test_a_vendor_that_is_set_up_in_the_pages_and_refuses_its_key_is_a_fault_without_the_key(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = "sk-typed-into-a-page-8842"
+    code = (
+        "from webapp.plugin import *\n"
+        "class Chatty(TextProvider):\n"
+        "    name, label, default_model, probe_needed = 'chatty', 'Chatty', 'x', True\n"
+        "    environment = (Variable('CHATTY_KEY', 'Key.', secret=True),)\n"
+        "    def __init__(self, key): self.key = key\n"
+        "    def check(self, http): return Health(False, f'key {self.key} is wrong', 'Correct CHATTY_KEY.')\n"
+        "@hookimpl\n"
+        "def register_providers(settings): return [Chatty(settings.get('CHATTY_KEY', ''))]\n"
+    )
+    plugin(operator, monkeypatch, "chatty", code)
+    with operator.worker():
+        assert examined(operator)["providers/chatty"]["level"] == "off"
+        assert operator("provider", "set", "chatty", "--secret", "CHATTY_KEY", given=f"{typed}\n").exit_code == 0
+        result = operator("doctor", "--json")
+        found = examined(operator, code=1)["providers/chatty"]
+    assert typed not in result.output
+    assert (found["level"], found["detail"]) == ("fault", "key *** is wrong")
+    assert "the Providers page" in found["cure"]
+    assert "switchhook provider set chatty" in found["cure"]
+
+
+def test_a_vendor_that_is_switched_off_is_not_asked(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeOpenAI() as openai, operator.worker():
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{openai.url}/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-that-openai-does-not-know")
+        openai.key = KEY
+        assert examined(operator, code=1)["providers/openai"]["level"] == "fault"
+        operator.ok("provider", "disable", "openai")
+        asked = len(openai.requests)
+        found = examined(operator)
+        assert len(openai.requests) == asked
+    for name in ("providers/openai", "providers/openai (pictures)"):
+        assert (found[name]["level"], found[name]["detail"]) == ("off", "switched off")
+
+
+def test_a_rule_whose_only_model_is_a_server_that_does_not_run_says_that_it_does_not_answer(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", "http://127.0.0.1:9")
+    operator.ok("route", "add", "ollama/llama3.2", "--name", "Own machine", "--category", "own")
+    operator.ok("route", "add", "ollama", "--name", "Own machine too", "--category", "owner")
+    with operator.worker():
+        found = examined(operator, code=1)
+    for name in ("Own machine", "Own machine too"):
+        rule = found[f"providers/rule “{name}”"]
+        assert rule["level"] == "fault"
+        assert "it does not answer at http://127.0.0.1:9" in rule["detail"]
+    assert not any("switchhook doctor" in f["detail"] + f["cure"] for f in found.values())
+    assert "does not answer" in operator("route", "list").output
+
+
+def test_a_cure_names_the_pages_and_the_command_beside_the_file(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+    with operator.worker():
+        hint = examined(operator)["providers/chat"]["cure"]
+        monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+        begun = examined(operator)["providers/openai"]
+    assert "Providers page" in hint
+    assert "switchhook provider set openai --secret OPENAI_API_KEY" in hint
+    assert "start again" not in hint
+    assert begun["level"] == "warning"
+    assert "switchhook provider set openai" in begun["cure"]

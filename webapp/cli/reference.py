@@ -19,10 +19,11 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from webapp import hookspecs
-from webapp.contracts.calls import TextProvider, Variable
 from webapp.contracts.channels import Channel
+from webapp.contracts.providers import Provider, Variable
 from webapp.registry import BUILT_IN, Registry
 from webapp.settings import ENV_FILE, Settings
+from webapp.settings_vendors import VendorSettings
 
 WIDTH = 100
 HOOKS_BEGIN = "<!-- hooks: written by `python -m webapp.cli.reference` -->"
@@ -97,13 +98,13 @@ def commands() -> Iterator[click.Context]:
 def sections() -> dict[str, dict[str, FieldInfo]]:
     """The core's settings by environment name, under the headings of `webapp/settings.py`."""
     found: dict[str, dict[str, FieldInfo]] = {}
-    title = ""
-    for line in inspect.getsource(Settings).splitlines():
-        if heading := _SECTION.match(line):
-            title = heading["title"]
-        elif field := _FIELD.match(line):
-            info = Settings.model_fields[field["name"]]
-            found.setdefault(title, {})[str(info.alias)] = info
+    for source, title in ((Settings, ""), (VendorSettings, "vendors")):
+        for line in inspect.getsource(source).splitlines():
+            if heading := _SECTION.match(line):
+                title = heading["title"]
+            elif field := _FIELD.match(line):
+                info = Settings.model_fields[field["name"]]
+                found.setdefault(title, {})[str(info.alias)] = info
     return found
 
 
@@ -112,10 +113,17 @@ def plugin_variables() -> dict[str, tuple[Variable, ...]]:
     registry = Registry()
     registry.load({})
     found: dict[str, tuple[Variable, ...]] = {}
-    things: list[TextProvider | Channel] = [*registry.providers.values(), *registry.channels.values()]
+    things: list[Provider | Channel] = [
+        *registry.providers.values(),
+        *registry.image_providers.values(),
+        *registry.channels.values(),
+    ]
     for thing in things:
         if type(thing).__module__.startswith(tuple(BUILT_IN)) and thing.environment:
-            found[str(getattr(thing, "label", thing.name.capitalize()))] = tuple(thing.environment)
+            label = str(getattr(thing, "label", thing.name.capitalize()))
+            known = found.get(label, ())
+            names = {variable.name for variable in known}
+            found[label] = (*known, *(variable for variable in thing.environment if variable.name not in names))
     return found
 
 

@@ -136,8 +136,8 @@ def _explain(result: Simulated, request: Any, outgoing: list[Any]) -> None:
     result.input_tokens, result.output_tokens = request.input_tokens, request.output_tokens
     result.cost_microusd = request.cost_microusd
     with reading() as connection:
-        estimated = select(LedgerEntry.estimated).where(LedgerEntry.request_id == request.id)
-        result.estimated = bool(connection.execute(estimated).scalar())
+        mine = (LedgerEntry.request_id == request.id, LedgerEntry.payer == "person", LedgerEntry.estimated)
+        result.estimated = connection.execute(select(LedgerEntry.id).where(*mine).limit(1)).first() is not None
     if not result.ended:
         result.note = "It is stored and will be answered later."
     elif request.status == RequestStatus.FAILED:

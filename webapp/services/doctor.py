@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,14 +13,15 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from webapp import queues
-from webapp.contracts.calls import Health, TextProvider
 from webapp.contracts.channels import Channel
 from webapp.contracts.errors import ProviderError, SetupError
+from webapp.contracts.providers import Health, ImageProvider, Provider
 from webapp.extensions import current_settings, queue_redis, reading
 from webapp.models import Organization, Plan
 from webapp.registry import current_registry
 from webapp.routing import costs, http, route
-from webapp.services import setup, workers
+from webapp.routing import vendors as house
+from webapp.services import provider_views, setup, workers
 from webapp.services.findings import Finding, Level, blotted
 from webapp.services.settings_check import check_settings, redis_place, sqlite_file, unknown_names
 from webapp.settings import Settings
@@ -39,12 +40,74 @@ _FIRST_START = "`make run` (or `switchhook up`) makes it."
 def check_installation() -> list[Finding]:
     """Everything else, the vendors by a call that costs nothing. Needs an application context; takes some seconds."""
     registry, settings = current_registry(), current_settings()
-    things: list[TextProvider | Channel] = [*registry.providers.values(), *registry.channels.values()]
+    database = list(_database())
+    if all(finding.level is Level.OK for finding in database if finding.name in ("database", "schema")):
+        house.current()  # what administrators have set makes the providers anew
+    else:
+        house.go_without()
+    things: list[Provider | Channel] = [*_providers(), *registry.channels.values()]
     variables = [variable for thing in things for variable in thing.environment]
-    found = [*unknown_names(settings, variables), *_database(), *_queue(), *_plugins()]
-    vendors = _vendors()
-    found += [*_chat(vendors), *vendors]
-    return blotted(found, settings, variables)
+    found = [*unknown_names(settings, variables), *database, *_queue(), *_plugins()]
+    here = _set_in_pages()
+    vendors = _vendors(here)
+    found += [*_chat(vendors, here), *_routing(), *vendors]
+    return blotted(found, settings, variables, (secret for name in here for secret in provider_views.secrets_of(name)))
+
+
+def _set_in_pages() -> dict[str, frozenset[str]]:
+    """Which variables of which providers are set in the pages or by `switchhook provider set`; nothing without a database."""
+    found = {}
+    for name in house.known().vendors:
+        if current_registry().any_provider(name):
+            variables = provider_views.show(name).variables
+            found[name] = frozenset(v.variable.name for v in variables if v.source == "set here")
+    return found
+
+
+def _providers() -> list[Provider]:
+    """All providers, of text and of images, in the order in which they would be taken."""
+    registry = current_registry()
+    given: list[Provider] = [*registry.providers.values(), *registry.image_providers.values()]
+    return sorted(given, key=lambda provider: (provider.preference, provider.name))
+
+
+def _routing() -> Iterator[Finding]:
+    """What of the settings of providers and rules cannot work."""
+    for vendor in house.known().vendors.values():
+        if vendor.trouble:
+            cure = f"Correct it: `switchhook provider show {vendor.name}`."
+            yield Finding("providers", vendor.name, Level.WARNING, f"what is set for it cannot be read: {vendor.trouble}", cure)
+    for rule in house.known().rules:
+        if why := _why_unserved(rule):
+            cure = "Mend what it names, or correct or remove the rule: `switchhook route list`."
+            yield Finding("providers", f"rule “{rule.name}”", Level.FAULT, why, cure)
+
+
+def _why_unserved(rule: house.Rule) -> str:
+    """Why no model of a rule can serve, '' if one can. A local server that is named is a target whether it runs or not."""
+    path = route.plan(route.asked_by(rule))
+    reasons = {}
+    for passed in path.passed:
+        provider = _named(passed.target, rule)
+        silent = provider is not None and _silent(provider)
+        reasons[passed.target] = f"it does not answer at {provider.base_url}" if silent and provider else passed.reason
+    for target in path.targets:
+        if not _silent(target.provider):
+            return ""
+        reasons[target.name] = f"it does not answer at {target.provider.base_url}"
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "it names no model"
+
+
+def _named(target: str, rule: house.Rule) -> Provider | None:
+    """The provider of a rule's target, None if there is none."""
+    registry, name = current_registry(), target.partition("/")[0]
+    return registry.image_providers.get(name) if rule.operation == route.IMAGES else registry.providers.get(name)
+
+
+def _silent(provider: Provider) -> bool:
+    """Whether it is a local server that is set up and switched on, but does not run."""
+    on = house.known().vendor(provider.name).enabled
+    return on and getattr(provider, "probe_needed", False) and not route.missing(provider) and not route.answers(provider)
 
 
 def _database() -> Iterator[Finding]:
@@ -179,13 +242,14 @@ def _plugins() -> Iterator[Finding]:
     yield Finding("plugins", "plugins", Level.OK, f"{loaded} loaded")
 
 
-def _chat(vendors: Iterable[Finding]) -> Iterator[Finding]:
+def _chat(vendors: Iterable[Finding], here: Mapping[str, frozenset[str]]) -> Iterator[Finding]:
     """What serves chat, with what was seen of it among the `vendors`."""
     try:
         target = route.choose()
     except ProviderError as exc:
-        cure = "Correct SWITCHHOOK_CHAT_MODEL, or set a provider up; see the providers below."
-        yield Finding("providers", "chat", Level.FAULT, exc.detail or exc.message, cure)
+        cure = "Correct the rules or SWITCHHOOK_CHAT_MODEL, or set a provider up; see the providers below."
+        what = (exc.detail or exc.message).replace("Run `switchhook doctor`.", "").rstrip(" .")
+        yield Finding("providers", "chat", Level.FAULT, what, cure)
         return
     served = f"served by {target.provider.name}/{target.model}: {target.why}"
     if target.provider.demo:
@@ -194,7 +258,7 @@ def _chat(vendors: Iterable[Finding]) -> Iterator[Finding]:
             "chat",
             Level.WARNING,
             f"{served}; its answers come from no model",
-            _way_to_a_model(),
+            _way_to_a_model(here),
         )
         return
     ill = [f for f in vendors if (f.area, f.name, f.level) == ("providers", target.provider.name, Level.FAULT)]
@@ -212,53 +276,77 @@ def _chat(vendors: Iterable[Finding]) -> Iterator[Finding]:
         )
 
 
-def _way_to_a_model() -> str:
+def _way_to_a_model(here: Mapping[str, frozenset[str]]) -> str:
     """How to get real answers: mend what somebody began to set up, else set the key of the vendor that is taken first."""
-    given = current_settings().for_plugins()
-    providers = sorted((p for p in current_registry().providers.values() if not p.demo), key=lambda p: p.preference)
+    providers = [p for p in _providers() if not p.demo and not isinstance(p, ImageProvider)]
+    providers = [p for p in providers if house.known().vendor(p.name).enabled]
     for provider in providers:
-        if (missing := provider.missing()) and _begun(provider, given):
-            return f"For real answers correct this in .env and start again: {missing}."
-    keys = (v.name for p in providers for v in p.environment if v.secret and v.name in p.missing())
-    key = next(keys, "a vendor's key")
-    return f"For real answers set {key} in .env and start again, or run Ollama on this machine."
+        if (missing := route.missing(provider)) and _begun(provider, here):
+            return f"For real answers correct this on the Providers page, by `switchhook provider set` or in .env: {missing}."
+    needs = ((p, v) for p in providers for v in p.environment if v.secret and v.name in route.missing(p))
+    provider_key = next(needs, None)
+    if provider_key is None:
+        return "For real answers set a vendor up on the Providers page, or run Ollama on this machine."
+    name, key = provider_key[0].name, provider_key[1].name
+    return (
+        f"For real answers set {key} on the Providers page, by `switchhook provider set {name} --secret {key}` or in .env, "
+        "or run Ollama on this machine."
+    )
 
 
-def _begun(thing: TextProvider | Channel, given: Iterable[str]) -> bool:
-    """Whether somebody has set anything of it."""
-    return any(variable.name in given for variable in thing.environment)
+def _begun(thing: Provider | Channel, here: Mapping[str, frozenset[str]]) -> bool:
+    """Whether somebody has set anything of it, wherever."""
+    given = current_settings().for_plugins()
+    names = {variable.name for variable in thing.environment}
+    return not names.isdisjoint(given) or (isinstance(thing, Provider) and bool(here.get(thing.name)))
 
 
-def _vendors() -> list[Finding]:
-    """Every provider and channel; those that are set up are asked, several at once."""
+def _vendors(here: Mapping[str, frozenset[str]]) -> list[Finding]:
+    """Every provider and channel; those that are set up and switched on are asked, several at once."""
     registry = current_registry()
-    things: list[tuple[str, TextProvider | Channel]] = [
-        *(("providers", provider) for provider in sorted(registry.providers.values(), key=lambda p: p.preference)),
+    things: list[tuple[str, Provider | Channel]] = [
+        *(("providers", provider) for provider in _providers()),
         *(("channels", channel) for channel in registry.channels.values()),
     ]
-    given = current_settings().for_plugins()
+    off = {vendor.name for vendor in house.known().vendors.values() if not vendor.enabled}
     with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
-        looks = [pool.submit(_vendor, area, thing, given.keys()) for area, thing in things]
+        looks = [
+            pool.submit(_vendor, area, thing, _begun(thing, here), area == "providers" and thing.name in off)
+            for area, thing in things
+        ]
         return [look.result() for look in looks]
 
 
-def _vendor(area: str, thing: TextProvider | Channel, given: Iterable[str]) -> Finding:
+def _vendor(area: str, thing: Provider | Channel, begun: bool, off: bool) -> Finding:
+    name = f"{thing.name} (pictures)" if isinstance(thing, ImageProvider) else thing.name
+    if off:
+        return Finding(area, name, Level.OFF, "switched off")
     try:
         if missing := thing.missing():
-            if _begun(thing, given):
+            if begun:
                 verb = "Set" if missing.endswith("not set") else "Correct"
-                return Finding(area, thing.name, Level.WARNING, missing, f"{verb} it in .env and start again.")
-            return Finding(area, thing.name, Level.OFF, f"not set up ({missing})")
+                return Finding(area, name, Level.WARNING, missing, f"{verb} it {_where(thing)}.")
+            return Finding(area, name, Level.OFF, f"not set up ({missing})")
         with http.call_limits(timeout_s=LOOK_S, silence_s=LOOK_S):
             seen = thing.check(http.client())
         if not isinstance(seen, Health):
             raise TypeError(f"check() gave a {type(seen).__name__}")
     except Exception as exc:
         cure = "Update or remove the plugin."
-        return Finding(area, thing.name, Level.FAULT, f"its plugin failed ({type(exc).__name__}: {exc})", cure)
+        return Finding(area, name, Level.FAULT, f"its plugin failed ({type(exc).__name__}: {exc})", cure)
     if seen.ok:
-        return Finding(area, thing.name, Level.OK, seen.detail)
-    if getattr(thing, "probe_needed", False) and not _begun(thing, given):
+        return Finding(area, name, Level.OK, seen.detail)
+    if getattr(thing, "probe_needed", False) and not begun:
         # It was only looked for; nobody has asked for it.
-        return Finding(area, thing.name, Level.OFF, f"not there ({seen.detail.rstrip('.')})")
-    return Finding(area, thing.name, Level.FAULT, seen.detail, seen.cure or "Look into the vendor's console.")
+        return Finding(area, name, Level.OFF, f"not there ({seen.detail.rstrip('.')})")
+    cure = seen.cure or "Look into the vendor's console."
+    if isinstance(thing, Provider) and any(variable.name in cure for variable in thing.environment):
+        cure = f"{cure.rstrip('.')}. Settings are changed {_where(thing)}."
+    return Finding(area, name, Level.FAULT, seen.detail, cure)
+
+
+def _where(thing: Provider | Channel) -> str:
+    """Where something of it is set. What is set in the pages counts at once, and before .env."""
+    if isinstance(thing, Provider):
+        return f"on the Providers page or by `switchhook provider set {thing.name}`, or in .env and start again"
+    return "in .env and start again"

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from webapp.contracts.calls import Variable
+from webapp.contracts.providers import Variable
 from webapp.settings import Settings
 
 _SHORTEST_SECRET = 6
@@ -36,8 +36,9 @@ class Finding:
     cure: str = ""
 
 
-def blotted(found: list[Finding], settings: Settings, variables: Iterable[Variable]) -> list[Finding]:
-    """The findings without any secret, whoever put it there: a vendor may repeat a key in its error message."""
+def blotted(found: list[Finding], settings: Settings, variables: Iterable[Variable], more: Iterable[str] = ()) -> list[Finding]:
+    """The findings without any secret, whoever put it there: a vendor may repeat a key in its error message. `more` are
+    secrets that are neither settings nor in the environment."""
     secrets = {v for v in vars(settings).values() if isinstance(v, SecretStr)}
     words = {secret.get_secret_value() for secret in secrets}
     for url in (settings.database_url, settings.redis_url):
@@ -45,6 +46,7 @@ def blotted(found: list[Finding], settings: Settings, variables: Iterable[Variab
             words.add(urlsplit(url).password or "")
     given = settings.for_plugins()
     words |= {given.get(v.name, "").strip() for v in variables if v.secret}
+    words.update(more)
     pattern = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True) if len(word) >= _SHORTEST_SECRET)
     if not pattern:
         return found

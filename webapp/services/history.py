@@ -1,17 +1,18 @@
 """What a person asked and was answered, and what they have used of their plan: the reading side of the chat and settings pages.
 
-Every function takes the person's id and sees nothing of anybody else. Each is one statement, but for `again_key`.
+Every function takes the person's id and sees nothing of anybody else. Each is one statement, but for `again_key` and for
+exchanges in which something went wrong: those take a second one for what was tried.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Select, and_, exists, or_, select
+from sqlalchemy import Select, and_, case, exists, func, null, or_, select
 
 from webapp.contracts.errors import NotFound
 from webapp.contracts.limits import Dimension, QuotaQuestion, Window
@@ -19,6 +20,9 @@ from webapp.extensions import now, reading
 from webapp.models import ENDED, Conversation, LedgerEntry, LimitCounter, Person, Request, RequestStatus
 from webapp.quota.windows import bounds
 from webapp.registry import current_registry
+from webapp.routing.route import IMAGES
+from webapp.services import why
+from webapp.services.why import Why
 
 PAGE_CONVERSATIONS = 30
 PAGE_EXCHANGES = 50
@@ -43,7 +47,11 @@ class ConversationLine:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A prompt and what became of it. Times are aware UTC; `estimated` means that tokens were not counted by the vendor."""
+    """A prompt and what became of it. Times are aware UTC; `estimated` means that tokens were not counted by the vendor.
+
+    `given` and `made` are the SHA-256 of pictures that came with it and were made for it. `cached` means that the answer was
+    kept from an identical request. `why` is None where nothing is on record about the model.
+    """
 
     id: uuid.UUID
     conversation_id: uuid.UUID | None
@@ -63,7 +71,23 @@ class Exchange:
     started_at: datetime | None
     ended_at: datetime | None
     cancel_asked_at: datetime | None
-    estimated: bool | None
+    not_before: datetime | None
+    operation: str
+    parameters: Mapping[str, Any]
+    cached: bool
+    estimated: bool
+    made: tuple[str, ...]
+    why: Why | None
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        return tuple(self.parameters.get("pictures") or ())
+
+    @property
+    def waits_until(self) -> datetime | None:
+        """When it will be begun, for a request that waits for its vendor's cheaper hours; None for any other."""
+        waits = self.status == RequestStatus.QUEUED and self.not_before is not None and self.not_before > now()
+        return self.not_before if waits else None
 
     @property
     def running(self) -> bool:
@@ -105,13 +129,42 @@ _FIELDS = (
     Request.started_at,
     Request.ended_at,
     Request.cancel_asked_at,
-    LedgerEntry.estimated,
+    Request.not_before,
+    Request.operation,
+    Request.parameters,
+    Request.cached,
+    # A request has an entry for each call that used something, and the house may have paid for some.
+    select(func.max(case((LedgerEntry.estimated, 1), else_=0)))
+    .where(LedgerEntry.request_id == Request.id, LedgerEntry.payer == "person")
+    .correlate(Request)
+    .scalar_subquery()
+    .label("estimated"),
+)
+_BESIDE = (
+    # What else a request may have as its result can be long, and is in its answer.
+    case((Request.operation == IMAGES, Request.result), else_=null()).label("result"),
+    Request.route,
+    Request.attempts,
 )
 
 
 def _exchanges(person_id: uuid.UUID) -> Select[*tuple[Any, ...]]:
-    query = select(*_FIELDS).select_from(Request).outerjoin(LedgerEntry, LedgerEntry.request_id == Request.id)
-    return query.where(Request.person_id == person_id)
+    return select(*_FIELDS, *_BESIDE).where(Request.person_id == person_id)
+
+
+def _read(rows: Sequence[Any]) -> list[Exchange]:
+    calls = why.codes(row.id for row in rows if row.status in ENDED and why.needs_codes(row.route, row.attempts))
+    return [
+        Exchange(
+            *(
+                *row[: len(_FIELDS) - 1],
+                bool(row.estimated),
+                tuple(picture["sha256"] for picture in (row.result or {}).get("pictures", ())),
+                why.tell(row.route, calls.get(row.id, [])),
+            )
+        )
+        for row in rows
+    ]
 
 
 def conversations(person_id: uuid.UUID, after: str = "", size: int = PAGE_CONVERSATIONS) -> list[ConversationLine]:
@@ -177,7 +230,7 @@ def exchanges(
         query = query.where(Request.id < before)
     with reading() as connection:
         rows: Sequence[Any] = connection.execute(query.order_by(Request.id.desc()).limit(size + 1)).all()
-    return [Exchange(*row) for row in reversed(rows[:size])], len(rows) > size
+    return _read(list(reversed(rows[:size]))), len(rows) > size
 
 
 def exchange(person_id: uuid.UUID, request_id: uuid.UUID) -> Exchange:
@@ -186,7 +239,7 @@ def exchange(person_id: uuid.UUID, request_id: uuid.UUID) -> Exchange:
         row = connection.execute(_exchanges(person_id).where(Request.id == request_id)).first()
     if row is None:
         raise NotFound("There is no such request.")
-    return Exchange(*row)
+    return _read([row])[0]
 
 
 def again_key(person_id: uuid.UUID, request_id: uuid.UUID) -> str:

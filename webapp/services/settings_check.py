@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-from webapp.contracts.calls import Variable
 from webapp.contracts.errors import SetupError
+from webapp.contracts.providers import Variable
 from webapp.services.findings import Finding, Level, blotted
 from webapp.settings import CORE_SECRETS, Settings, read_settings
 from webapp.settings_faults import in_words

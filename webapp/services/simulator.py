@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, and_, select
 
 from webapp.contracts.channels import Consent, DeliveryStatus
 from webapp.contracts.consent import consent_of
@@ -308,7 +308,8 @@ def _work(connection: Connection, request_ids: Iterable[uuid.UUID]) -> dict[uuid
     query = (
         select(*_WORK)
         .select_from(Request)
-        .outerjoin(LedgerEntry, LedgerEntry.request_id == Request.id)
+        # The house may have paid for calls of its own, such as sorting.
+        .outerjoin(LedgerEntry, and_(LedgerEntry.request_id == Request.id, LedgerEntry.payer == "person"))
         .where(Request.id.in_(ids))
     )
     rows: Sequence[Any] = connection.execute(query).all()
@@ -328,7 +329,9 @@ def _work(connection: Connection, request_ids: Iterable[uuid.UUID]) -> dict[uuid
         Attempt.started_at,
         Attempt.ended_at,
     )
-    calls: Sequence[Any] = connection.execute(tried.where(Attempt.request_id.in_(ids)).order_by(Attempt.number)).all()
+    calls: Sequence[Any] = connection.execute(
+        tried.where(Attempt.request_id.in_(ids)).order_by(Attempt.execution, Attempt.number)
+    ).all()
     for request_id, *line in calls:
         found[request_id].attempts.append(AttemptLine(*line))
     return found

@@ -106,9 +106,85 @@
     if (event.target.value.trim()) event.target.form.requestSubmit();
   });
 
+  // -- pictures -----------------------------------------------------------------------------------------------------
+  const field = () => document.getElementById("pictures");
+
+  const complain = (text) => {
+    const notice = document.createElement("p");
+    notice.className = "notice bad";
+    notice.textContent = text;
+    document.getElementById("notices").replaceChildren(notice);
+  };
+
+  // What is chosen next comes on top of what is there. What the server would not take is left out, and said.
+  let chosen = [];
+  const choose = (files) => {
+    const { max, maxBytes } = field().dataset;
+    const types = field().accept.split(",");
+    const megabytes = Math.round(maxBytes / 1048576);
+    document.getElementById("notices").replaceChildren();
+    for (const file of files) {
+      if (!types.includes(file.type)) complain(`${file.name}: this is not a picture. PNG, JPEG, GIF and WebP are taken.`);
+      else if (file.size > maxBytes) complain(`${file.name}: the picture is too large: at most ${megabytes} MB are taken.`);
+      else if (chosen.length >= max) complain(`At most ${max} pictures fit into one message.`);
+      else chosen.push(file);
+    }
+    show();
+  };
+
+  const show = () => {
+    const held = new DataTransfer();
+    for (const file of chosen) held.items.add(file);
+    field().files = held.files;
+    const list = document.getElementById("chosen");
+    list.hidden = !chosen.length;
+    list.replaceChildren(...chosen.map((file) => {
+      const line = document.createElement("li");
+      const name = document.createElement("span");
+      name.textContent = file.name;
+      const button = document.createElement("button");
+      button.type = "button";
+      button.className = "secondary outline slim";
+      button.setAttribute("aria-label", `Remove ${file.name}`);
+      button.textContent = "×";
+      button.addEventListener("click", () => {
+        chosen = chosen.filter((other) => other !== file);
+        show();
+        (list.querySelector("button") ?? field()).focus();
+      });
+      line.append(name, button);
+      return line;
+    }));
+  };
+
+  document.addEventListener("change", (event) => {
+    if (event.target.id === "pictures") choose([...event.target.files]);
+  });
+
+  document.addEventListener("paste", (event) => {
+    if (event.target.id !== "text" || !event.clipboardData.files.length) return;
+    event.preventDefault();
+    choose([...event.clipboardData.files]);
+  });
+
+  document.addEventListener("dragover", (event) => {
+    if (field() && event.dataTransfer.types.includes("Files")) event.preventDefault();
+  });
+
+  document.addEventListener("drop", (event) => {
+    if (!field() || !event.dataTransfer.files.length) return;
+    event.preventDefault();
+    choose([...event.dataTransfer.files]);
+  });
+
+  // -- sending ------------------------------------------------------------------------------------------------------
+  let chosenThen = [];
   document.addEventListener("htmx:before:request", (event) => {
     const source = event.detail.ctx.sourceElement;
-    if (source.id === "composer") sent = box().value;
+    if (source.id === "composer") {
+      sent = box().value;
+      chosenThen = chosen;
+    }
     if (source.matches("[data-stop]")) {
       const button = source.querySelector("button");
       // A button that is switched off loses the focus, which would begin again at the top of the page.
@@ -122,7 +198,15 @@
     const { sourceElement, response } = event.detail.ctx;
     // What a limit refused is stored and shown in the conversation, so it need not stay in the box.
     const taken = response.status < 400 || response.status === 429;
-    if (sourceElement.id === "composer" && taken && box().value === sent) box().value = "";
+    if (sourceElement.id === "composer" && taken) {
+      if (box().value === sent) box().value = "";
+      chosen = chosen.filter((file) => !chosenThen.includes(file));
+      show();
+    }
+    // What waits for cheaper hours has no stream whose end would bring the page up to date.
+    if (sourceElement.matches("[data-stop]") && !sourceElement.closest("[data-events]")) {
+      htmx.trigger(sourceElement.closest(".exchange"), "refresh");
+    }
   });
 
   document.addEventListener("htmx:after:swap", (event) => {
@@ -141,10 +225,7 @@
     const source = event.detail.ctx?.sourceElement;
     if (source?.matches?.("[data-stop]")) source.querySelector("button").disabled = false;
     if (!source?.matches?.("#composer, .examples")) return;
-    const notice = document.createElement("p");
-    notice.className = "notice bad";
-    notice.textContent = "The server could not be reached. Your message is still here: send it again in a moment.";
-    document.getElementById("notices").replaceChildren(notice);
+    complain("The server could not be reached. Your message is still here: send it again in a moment.");
   });
 
   // -- what was typed, over a reload --------------------------------------------------------------------------------

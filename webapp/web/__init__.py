@@ -9,7 +9,22 @@ from flask import Flask
 from webapp.extensions import csrf, current_settings
 from webapp.pipeline.inbox import CoreInbox
 from webapp.registry import Registry
-from webapp.web import auth, chat, errors, health, rendering, security, settings_page, simulator, sms, streams
+from webapp.web import (
+    auth,
+    chat,
+    dashboard,
+    errors,
+    health,
+    pictures,
+    providers_page,
+    rendering,
+    routing_page,
+    security,
+    settings_page,
+    simulator,
+    sms,
+    streams,
+)
 
 log = logging.getLogger(__name__)
 
@@ -21,9 +36,10 @@ def register(app: Flask, registry: Registry) -> None:
     security.protect(app, settings)
     auth.prepare(app, settings)
     rendering.prepare(app)
+    dashboard.prepare(app)
     errors.prepare(app)
     streams.prepare(app, settings)
-    for module in (health, sms, auth, chat, simulator, settings_page):
+    for module in (health, sms, auth, chat, pictures, simulator, settings_page, providers_page, routing_page):
         app.register_blueprint(module.blueprint)
     _register_channels(app, registry)
 

@@ -7,19 +7,23 @@ import json
 import secrets
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from flask import Blueprint, Flask, Response, current_app, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
+from flask_login import current_user
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from webapp.contracts.errors import BadInput, Conflict, LimitReached, LimitsUnknown, NotFound
 from webapp.contracts.texts import clean
 from webapp.extensions import now
 from webapp.pipeline import cancel as cancelling
+from webapp.pipeline import pictures as kept_pictures
 from webapp.pipeline import stream
-from webapp.pipeline.admit import admit
+from webapp.pipeline.admit import PICTURES_MAX, admit
 from webapp.pipeline.intake import Intake, Outcome
 from webapp.services import history
-from webapp.web import auth, errors, streams
+from webapp.web import auth, errors, pictures, streams
 
 blueprint = Blueprint("chat", __name__)
 blueprint.before_request(auth.require_sign_in)
@@ -33,6 +37,22 @@ EXAMPLES = (
     "List the steps to plan a small birthday party",
     "Compare tea and coffee in a table",
 )
+
+
+@blueprint.url_value_preprocessor
+def _make_room(endpoint: str | None, _values: dict[str, object] | None) -> None:
+    """A message may bring pictures, so it may be larger than any other form. It runs before the check of the CSRF token, which
+    reads the form; those who are not signed in get no such room."""
+    if endpoint == "chat.send" and request.mimetype == "multipart/form-data" and current_user.is_authenticated:
+        request.max_content_length = pictures.FORM_MAX_BYTES
+
+
+@blueprint.errorhandler(RequestEntityTooLarge)
+def _too_large(_exc: RequestEntityTooLarge) -> ResponseReturnValue:
+    """Nothing of the form can be read any more, so what was typed is only kept by the page's script."""
+    most = kept_pictures.MAX_BYTES // 1_048_576
+    words = f"What was sent is larger than a message can be: a text, and {PICTURES_MAX} pictures of at most {most} MB each."
+    return errors.answer(413, words)
 
 
 def new_key() -> str:
@@ -74,11 +94,17 @@ def conversations() -> ResponseReturnValue:
 def send() -> ResponseReturnValue:
     """Send a message into a conversation, or begin one with it."""
     form = request.form
-    given = form.get("conversation", "")
-    conversation_id = _uuid(given)
-    if given and conversation_id is None:
+    named = form.get("conversation", "")
+    conversation_id = _uuid(named)
+    if named and conversation_id is None:
         raise NotFound("There is no such conversation.")
-    return _send(form.get("text", ""), conversation_id, clean(form.get("key", ""))[:_KEY_MAX_CHARS])
+    # Forms with files come with the line ends of MIME.
+    text, key = form.get("text", "").replace("\r\n", "\n"), clean(form.get("key", ""))[:_KEY_MAX_CHARS]
+    try:
+        given = pictures.uploaded()
+    except BadInput as exc:
+        return _kept(text, conversation_id, exc)
+    return _send(_intake(text, conversation_id, key, given=given))
 
 
 @blueprint.post("/requests/<uuid:request_id>/again")
@@ -86,7 +112,13 @@ def again(request_id: uuid.UUID) -> ResponseReturnValue:
     """Send a prompt once more, as a new request. Pressing twice is one, unless a limit refused the first."""
     person_id = auth.me().id
     first = history.exchange(person_id, request_id)
-    return _send(first.prompt, first.conversation_id, history.again_key(person_id, request_id))
+    try:
+        given = tuple(kept_pictures.read(digest).data for digest in first.given)
+    except (OSError, ValueError) as exc:
+        raise Conflict("A picture of this message is not there any more. Send it as a new message.") from exc
+    intake = _intake(first.prompt, first.conversation_id, history.again_key(person_id, request_id), given=given)
+    parameters = {name: value for name, value in first.parameters.items() if name != "pictures"}
+    return _send(replace(intake, operation=first.operation, parameters=parameters))
 
 
 @blueprint.post("/requests/<uuid:request_id>/cancel")
@@ -197,32 +229,38 @@ def _page(
         current=conversation_id,
         key=key or new_key(),
         examples=EXAMPLES,
+        pictures_max=PICTURES_MAX,
+        picture_max_bytes=kept_pictures.MAX_BYTES,
+        picture_types=",".join(kept_pictures.EXTENSIONS),
         message=message,
         text=text,
         owner=person_id,
     )
 
 
-def _send(text: str, conversation_id: uuid.UUID | None, key: str) -> ResponseReturnValue:
+def _intake(text: str, conversation_id: uuid.UUID | None, key: str, *, given: tuple[bytes, ...] = ()) -> Intake:
+    return Intake(
+        medium="web",
+        text=text,
+        person_id=auth.me().id,
+        conversation_id=conversation_id,
+        new_conversation=conversation_id is None,
+        idempotency_key=key or None,
+        pictures=given,
+    )
+
+
+def _send(intake: Intake) -> ResponseReturnValue:
     """Admit, and show what became of it."""
-    person_id = auth.me().id
+    person_id, conversation_id = auth.me().id, intake.conversation_id
     refused: LimitReached | LimitsUnknown | None = None
     try:
-        admission = admit(
-            Intake(
-                medium="web",
-                text=text,
-                person_id=person_id,
-                conversation_id=conversation_id,
-                new_conversation=conversation_id is None,
-                idempotency_key=key or None,
-            )
-        )
+        admission = admit(intake)
         request_id, repeated = admission.request_id, admission.outcome is Outcome.REPEATED
     except (LimitReached, LimitsUnknown) as exc:
         request_id, repeated, refused = uuid.UUID(exc.request_id), False, exc
     except (BadInput, Conflict) as exc:
-        return _kept(text, conversation_id, exc)
+        return _kept(intake.text, conversation_id, exc)
     assert request_id is not None, "a signed-in person's message becomes a request"
     exchange = history.exchange(person_id, request_id)
     if not errors.is_htmx():
@@ -270,4 +308,6 @@ def _kept(text: str, conversation_id: uuid.UUID | None, exc: BadInput | Conflict
     if errors.is_htmx() or errors.wants_json():
         return errors.answer(status, exc.message, code=exc.code)
     title = history.title(auth.me().id, conversation_id) if conversation_id else "New conversation"
-    return _page(conversation_id, title, message=exc.message, text=text), status
+    # A browser does not fill a field for files again.
+    again = " Choose the pictures again." if any(file.filename for file in request.files.getlist(pictures.FIELD)) else ""
+    return _page(conversation_id, title, message=exc.message + again, text=text), status

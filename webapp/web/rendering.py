@@ -25,6 +25,7 @@ from pygments.util import ClassNotFound
 
 from webapp.contracts.limits import Dimension
 from webapp.contracts.money import format_microusd
+from webapp.contracts.rounding import rounded_microusd
 from webapp.registry import current_registry
 
 log = logging.getLogger(__name__)
@@ -139,10 +140,10 @@ def _plain(text: str) -> Markup:
     return Markup('<div class="plain">{}</div>').format(text)
 
 
-def amount(value: int, dimension: Dimension) -> str:
-    """A number of a limit's dimension for people."""
+def amount(value: int, dimension: Dimension, left: bool = False) -> str:
+    """A number of a limit's dimension for people; of what is `left` never more than there is."""
     if dimension is Dimension.COST:
-        return format_microusd(value)
+        return rounded_microusd(value, left=True) if left else format_microusd(value)
     return f"{value / 1000:,.10g}" if dimension is Dimension.CREDITS else f"{value:,}"
 
 
