@@ -34,7 +34,8 @@ START_S = 30.0
 MODEL = "openai/gpt-4.1-mini"
 """Of a known price, so that costs are worked out as for a real vendor."""
 
-_OURS = ("SWITCHHOOK_", "OPENAI_", "ANTHROPIC_", "TWILIO_", "OLLAMA_", "DATABASE_URL", "REDIS_URL", "SECRET_KEY")
+_VENDORS = ("OPENAI_", "ANTHROPIC_", "GEMINI_", "GOOGLE_", "GROQ_", "OLLAMA_")
+_OURS = ("SWITCHHOOK_", *_VENDORS, "TWILIO_", "DATABASE_URL", "REDIS_URL", "SECRET_KEY")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +119,14 @@ class Place:
 
     def start_vendor(self, delay_s: float) -> int:
         """The fake of OpenAI's API as a process; from now on the applications made here call it. Returns its port."""
-        started = self.python("vendor", "-m", "tests.fakes.openai", "--delay", str(delay_s))
-        _wait_until(lambda: started.log.read_text().startswith("http"), "the fake vendor")
-        self._vendor = started.log.read_text().strip()
+        self._vendor = self.start_other_vendor(delay_s)
         return int(self._vendor.rpartition(":")[2])
+
+    def start_other_vendor(self, delay_s: float) -> str:
+        """One more fake of OpenAI's API. Returns its address."""
+        started = self.python("vendor", "-m", "tests.fakes.openai", "--delay", str(delay_s))
+        _wait_until(lambda: started.log.read_text().endswith("\n"), "the fake vendor")
+        return started.log.read_text().strip()
 
     # -- the product -----------------------------------------------------------------------------------------------
     def redis_url(self, number: int) -> str:
@@ -140,6 +145,8 @@ class Place:
             "REDIS_URL": self.redis_url(redis_number),
             "SECRET_KEY": "for benchmarks only",
             "SWITCHHOOK_CHAT_MODEL": MODEL,
+            # The product's own pace for a vendor would be what is measured.
+            "SWITCHHOOK_PROVIDER_REQUESTS_PER_MINUTE": "0",
             "OPENAI_API_KEY": "sk-for-benchmarks-only",
             "OPENAI_BASE_URL": f"{self._vendor}/v1",
             "OLLAMA_HOST": "http://127.0.0.1:9",

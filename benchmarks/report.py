@@ -63,6 +63,10 @@ class Report:
         """A bar that is met under `wanted`."""
         self._bar(Bar(name, _figure(found, unit), f"< {_figure(wanted, unit)}", found < wanted))
 
+    def exactly(self, name: str, found: float, wanted: float, unit: str = "") -> None:
+        """A bar that is met by `wanted` alone."""
+        self._bar(Bar(name, _figure(found, unit), f"= {_figure(wanted, unit)}", found == wanted))
+
     def _bar(self, bar: Bar) -> None:
         self.bars.append(bar)
         print(f"  {'met   ' if bar.met else 'MISSED'}  {bar.name}: {bar.found} (bar: {bar.promise})", flush=True)
