@@ -1,42 +1,29 @@
-"""The reference pages say what the code says, and the example in them works."""
+"""The reference pages say what the code says, and what the other pages name exists and is so."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-import json
 import re
+import shlex
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import httpx
+import click
 import pytest
 from dotenv import dotenv_values
 
-from tests.fakes.server import FakeReply, FakeRequest, FakeServer, Fault
+from plugins.providers.prsm.config import DIALECTS
+from webapp import cli
 from webapp import plugin as public
 from webapp.cli import reference
-from webapp.plugin import (
-    BadCredentials,
-    MalformedAnswer,
-    ProviderError,
-    QuotaQuestion,
-    RateLimited,
-    Rejected,
-    Role,
-    Text,
-    TextCall,
-    TimedOut,
-    Turn,
-    Unavailable,
-    Usage,
-)
+from webapp.plugin import Capability, Provider
 from webapp.registry import Registry
-from webapp.routing import http as pooled
+from webapp.routing import guard, prices
+from webapp.routing.prices import Counted, Rates
 from webapp.settings import ENV_FILE, Settings, read_settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,7 +76,9 @@ def test_every_setting_and_every_variable_is_in_the_table_with_default_and_meani
         kind, default, meaning = rows[name]
         assert kind
         assert meaning == (field.description or "").replace("|", "\\|")
-        if isinstance(field.default, int | float):
+        if isinstance(field.default, bool):
+            assert default.strip("`").lower() in (str(field.default).lower(), str(int(field.default)))
+        elif isinstance(field.default, int | float):
             assert float(default.strip("`")) == field.default
     for name, variable in VARIABLES.items():
         _, default, meaning = rows[name]
@@ -143,29 +132,206 @@ def test_every_command_and_every_option_has_a_help_text() -> None:
         assert context.command.help, context.command_path
         for parameter in context.command.params:
             if parameter.param_type_name == "option":
-                assert parameter.help, f"{context.command_path} {parameter.name}"  # type: ignore[attr-defined]
+                assert parameter.help, f"{context.command_path} {parameter.name}"
+
+
+# -- what pages written by hand name -----------------------------------------------------------------------------------
+WRITTEN = (
+    "README.md",
+    "CHANGELOG.md",
+    "docs/architecture.md",
+    "docs/operations.md",
+    "docs/plugins.md",
+    "docs/providers.md",
+    "docs/routing.md",
+)
+TEXTS = {name: (ROOT / name).read_text("utf-8") for name in WRITTEN}
+OPERATIONS, PLUGINS, PROVIDERS = (TEXTS[f"docs/{name}.md"] for name in ("operations", "plugins", "providers"))
+
+written = pytest.mark.parametrize("name", WRITTEN)
+
+
+def built_in() -> Registry:
+    registry = Registry()
+    registry.load({})
+    return registry
+
+
+BUILT_IN = built_in()
+GIVEN: list[Provider] = [*BUILT_IN.providers.values(), *BUILT_IN.image_providers.values()]
+KNOWN = CORE.keys() | VARIABLES.keys() | {variable.name for provider in GIVEN for variable in provider.environment}
+NO_SETTINGS = {"SWITCHHOOK_CONTRACT"}
+"""What a plugin's module may say; no variable."""
+
+
+def blocks(page: str, *kinds: str) -> list[str]:
+    """The contents of the page's code blocks of these kinds."""
+    return [text for kind, text in re.findall(r"^ *```(\w+)\n(.*?)^ *```$", page, re.M | re.S) if kind in kinds]
+
+
+def found_command(words: list[str]) -> tuple[click.Command, list[str]]:
+    """The command that the words after `switchhook` name, and the words that are left. An unknown one fails."""
+    command: click.Command = cli.main
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        child = command.get_command(click.Context(command), words[0])
+        assert child is not None, f"there is no command {words[0]!r}"
+        command, words = child, words[1:]
+    return command, words
+
+
+@written
+def test_a_page_names_only_settings_that_exist(name: str) -> None:
+    beginnings = "|".join(sorted({variable.partition("_")[0] for variable in KNOWN}))
+    named = set(re.findall(rf"\b(?:{beginnings})_[A-Z0-9_]*[A-Z0-9]\b", TEXTS[name]))
+    assert named
+    assert named - KNOWN - NO_SETTINGS == set()
+
+
+@pytest.mark.parametrize("name", ["docs/operations.md", "docs/routing.md"])
+def test_a_default_that_a_page_tells_is_the_settings_own(name: str) -> None:
+    told = re.findall(r"`(SWITCHHOOK_\w+)`(?: [a-z]+){0,6}\s\((\d+)\)", TEXTS[name])
+    told += re.findall(r"^\| `(SWITCHHOOK_\w+)` \| (\d+) \|", TEXTS[name], re.M)
+    assert told
+    assert [(setting, default) for setting, default in told if CORE[setting].default != float(default)] == []
+
+
+@written
+def test_a_page_names_only_commands_and_options_that_exist(name: str) -> None:
+    for text in re.findall(r"(?<!`)`switchhook(\s[^`]+)`(?!`)", TEXTS[name]):
+        command, rest = found_command(shlex.split(text))
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert {word.partition("=")[0] for word in rest if word.startswith("--")} <= options | {"--help"}, text
+
+
+@written
+def test_every_command_in_a_pages_examples_can_be_typed_like_that(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for given in ("usage.csv", "questions.txt"):
+        Path(given).touch()
+    lines = [line.strip() for block in blocks(TEXTS[name], "console", "shell") for line in block.splitlines()]
+    typed = [line for line in lines if line.removeprefix(".venv/bin/").startswith("switchhook")]
+    assert typed or name in ("CHANGELOG.md", "docs/architecture.md")
+    for line in typed:
+        command, rest = found_command(shlex.split(line, comments=True)[1:])
+        assert not isinstance(command, click.Group), line
+        command.make_context(command.name, rest).close()
+
+
+@written
+def test_every_setting_in_a_pages_examples_can_be_set_like_that(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(TEXTS[name], "ini"):
+        (tmp_path / ENV_FILE).write_text(block)
+        assert dotenv_values(tmp_path / ENV_FILE).keys() <= KNOWN
+        guard.Guard().allow(read_settings().allow_outbound)
+
+
+def anchors(page: str) -> set[str]:
+    """The anchors of a page's headings, as they are made of them."""
+    headings = re.findall(r"^#+ (.+)$", page, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@written
+def test_everything_that_a_page_links_to_is_there(name: str) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", TEXTS[name]):
+        linked = ((ROOT / name).parent / target).resolve() if target else ROOT / name
+        assert linked.exists(), target
+        if anchor:
+            assert anchor in anchors(linked.read_text("utf-8")), f"{target}#{anchor}"
+
+
+# -- providers ---------------------------------------------------------------------------------------------------------
+CHEAP_HOUR = datetime(2026, 11, 22, 12, tzinfo=UTC)
+UNKNOWN_PRICE = Rates.of(15, 75, 0.5)
+
+
+def rows_after(words: str) -> dict[str, list[str]]:
+    """The table that follows these words on the providers' page, by its first cell."""
+    table = PROVIDERS.partition(f"\n{words}")[2].partition("\n|")[2].partition("\n\n")[0]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    return {first: rest for first, *rest in cells}
+
+
+def plain(number: float) -> str:
+    return f"{number:.6f}".rstrip("0").rstrip(".")
+
+
+def test_every_provider_of_texts_is_in_the_table_with_what_it_uses_can_and_costs() -> None:
+    rows = rows_after("Texts, in the order")
+    by_preference = sorted(BUILT_IN.providers.values(), key=lambda p: p.preference)
+    assert list(rows) == [f"`{provider.name}`" for provider in by_preference]
+    for provider in by_preference:
+        _, model, sees, gives_json, dollars = rows[f"`{provider.name}`"]
+        assert model == f"`{provider.default_model}`" if provider.default_model else "`" not in model
+        able = provider.model_info(provider.default_model).capabilities
+        if able is not None:
+            assert (sees, gives_json) == tuple("yes" if c in able else "no" for c in (Capability.VISION, Capability.JSON))
+        assert able is not None or sees != "yes"
+        found = [
+            prices.price(provider.price_as, provider.default_model, counted, fallback=UNKNOWN_PRICE, at=CHEAP_HOUR)
+            for counted in (Counted(input_tokens=1000), Counted(output_tokens=1000))
+        ]
+        if found[0].known:
+            assert dollars == " / ".join(plain(price.cost_microusd / 1000) for price in found)
+        else:
+            assert "/" not in dollars
+
+
+def test_every_provider_of_pictures_is_in_the_table_with_its_model_and_price() -> None:
+    rows = rows_after("Pictures:")
+    by_preference = sorted(BUILT_IN.image_providers.values(), key=lambda p: p.preference)
+    assert list(rows) == [f"`{provider.name}`" for provider in by_preference]
+    for provider in by_preference:
+        _, model, _, dollars = rows[f"`{provider.name}`"]
+        assert model == f"`{provider.default_model}`"
+        price = prices.price(provider.price_as, provider.default_model, Counted(pictures=1), fallback=UNKNOWN_PRICE)
+        assert dollars == (plain(price.cost_microusd / 1e6) if price.known else "set it yourself")
+
+
+def test_a_providers_warning_is_on_the_page_word_for_word() -> None:
+    page = " ".join(PROVIDERS.replace("\n> ", " ").split())
+    warnings = [provider.warning for provider in GIVEN if provider.warning]
+    assert warnings
+    assert [warning for warning in warnings if warning not in page] == []
+
+
+def test_all_of_prsms_contracts_are_explained() -> None:
+    rows = {first.split("`")[1]: rest for first, rest in rows_after("`PRSM_API_URL`, and").items()}
+    assert rows.keys() == DIALECTS.keys()
+    for dialect in DIALECTS.values():
+        assert f"`{dialect.path}`" in rows[dialect.name][-1]
+
+
+# -- architecture ------------------------------------------------------------------------------------------------------
+ARCHITECTURE = TEXTS["docs/architecture.md"]
+
+
+def test_the_counts_on_the_architecture_page_are_those_that_are_tested() -> None:
+    tests = (ROOT / "tests/integration/test_counts.py").read_text("utf-8")
+    told = re.findall(r"^\| [^|]+ \| `(test_\w+)` \| (\d+) \| (\d+) \|$", ARCHITECTURE, re.M)
+    tested = [
+        (name, database[1], trips[1])
+        for name, body in re.findall(r"^def (test_\w+)\((.*?)(?=^(?:def|class|@)|\Z)", tests, re.M | re.S)
+        if (database := re.search(r"counted\.database == (\d+)", body))
+        and (trips := re.search(r"counted\.trips == (?:pieces_of\(.*\) \+ )?(\d+)$", body, re.M))
+    ]
+    assert len(tested) >= 6
+    assert told == tested
+
+
+def test_every_module_that_the_architecture_page_names_is_there() -> None:
+    named = set(re.findall(r"`((?:\w+/)*\w+(?:\.py|/))`", ARCHITECTURE))
+    assert len(named) > 20
+    folders = (ROOT, ROOT / "webapp", ROOT / "webapp" / "routing")
+    assert [path for path in named if not any((folder / path).exists() for folder in folders)] == []
 
 
 # -- operations --------------------------------------------------------------------------------------------------------
-OPERATIONS = (ROOT / "docs" / "operations.md").read_text("utf-8")
-
-
-def test_the_operations_page_names_only_settings_and_commands_that_exist() -> None:
-    named = set(re.findall(r"\b(?:SWITCHHOOK|TWILIO)_[A-Z_]+\b|\b(?:DATABASE_URL|REDIS_URL|SECRET_KEY)\b", OPERATIONS))
-    assert len(named) > 10
-    assert named <= CORE.keys() | VARIABLES.keys()
-    commands = {context.command_path for context in reference.commands()}
-    typed = {found.replace("\n", " ") for found in re.findall(r"`(switchhook\s[a-z]+(?: [a-z]+)?)`", OPERATIONS)}
-    assert len(typed) > 5
-    assert typed <= commands
-
-
-def test_every_page_that_the_operations_page_links_to_exists() -> None:
-    linked = re.findall(r"\]\(([^)#]+)\)", OPERATIONS)
-    assert linked
-    assert [page for page in linked if not (ROOT / "docs" / page).is_file()] == []
-
-
 def test_the_backup_on_the_operations_page_copies_a_database_that_is_in_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,97 +345,3 @@ def test_the_backup_on_the_operations_page_copies_a_database_that_is_in_use(
         subprocess.run([sys.executable, "-c", code], check=True)
     with contextlib.closing(sqlite3.connect("backup.db")) as copy:
         assert copy.execute("SELECT word FROM kept").fetchall() == [("here",)]
-
-
-# -- the example -------------------------------------------------------------------------------------------------------
-def example() -> str:
-    [code] = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "plugins.md").read_text("utf-8"), re.M | re.S)
-    return code
-
-
-class FakeParrot(FakeServer):
-    """The vendor that the example is written for."""
-
-    def handle(self, request: FakeRequest) -> FakeReply:
-        if request.header("Authorization") != "Bearer right":
-            return FakeReply.json({}, status=401)
-        if request.path == "/v1/me":
-            return FakeReply.json({"name": "us"})
-        turns = request.json()["turns"]
-        pieces: list[dict[str, Any]] = [{"text": f"{word} "} for word in turns[-1]["text"].split()]
-        pieces.append({"tokens_in": len(turns), "tokens_out": len(pieces)})
-        return FakeReply(200, {}, (json.dumps(piece).encode() + b"\n" for piece in pieces))
-
-
-@pytest.fixture
-def parrot(tmp_path: Path) -> Iterator[FakeParrot]:
-    (tmp_path / "parrot.py").write_text(example())
-    with FakeParrot() as fake:
-        yield fake
-    sys.modules.pop("switchhook_plugins_parrot", None)
-
-
-def registry_with_example(folder: Path, **settings: str) -> Registry:
-    registry = Registry()
-    registry.load(settings, folder)
-    [record] = [record for record in registry.records if record.name == "parrot"]
-    assert (record.error, record.version, record.source) == ("", "1.0", "folder")
-    return registry
-
-
-def ask(registry: Registry, text: str = "pretty polly") -> list[Text | Usage]:
-    call = TextCall("r1", "green-2", (Turn(Role.SYSTEM, "Be brief."), Turn(Role.USER, text)), 100, 5.0)
-    with pooled.call_limits(timeout_s=5, silence_s=1):
-        return list(registry.providers["parrot"].stream(call, pooled.client()))
-
-
-def test_the_example_plugin_loads_from_a_folder_and_its_provider_answers(parrot: FakeParrot, tmp_path: Path) -> None:
-    registry = registry_with_example(tmp_path, PARROT_API_KEY="right", PARROT_BASE_URL=parrot.url)
-    provider = registry.providers["parrot"]
-    assert provider.missing() == ""
-    *pieces, usage = ask(registry)
-    assert pieces == [Text("pretty "), Text("polly ")]
-    assert isinstance(usage, Usage)
-    assert (usage.input_tokens, usage.output_tokens) == (2, 2)
-    assert provider.check(pooled.client()).ok
-    question = QuotaQuestion("p", "o", "free", {}, "chat", "sms")
-    [limit] = registry.policies["parrot-day"].limits(question)
-    assert limit.maximum == 1000
-
-
-def test_the_example_plugin_says_what_is_missing_and_what_is_wrong(parrot: FakeParrot, tmp_path: Path) -> None:
-    registry = registry_with_example(tmp_path)
-    assert registry.providers["parrot"].missing() == "PARROT_API_KEY is not set"
-    wrong = registry_with_example(tmp_path, PARROT_API_KEY="wrong", PARROT_BASE_URL=parrot.url)
-    assert "PARROT_API_KEY" in wrong.providers["parrot"].check(pooled.client()).cure
-    with pytest.raises(BadCredentials):
-        ask(wrong)
-
-
-@pytest.mark.parametrize(
-    ("fault", "error"),
-    [
-        (Fault(status=429, headers={"Retry-After": "7"}), RateLimited),
-        (Fault(status=503), Unavailable),
-        (Fault(status=400), Rejected),
-        (Fault(drop=True), Unavailable),
-        (Fault(hang=True), TimedOut),
-        (Fault(status=200, body=b"<html>"), MalformedAnswer),
-        (Fault(status=200, body=b'{"text": "half"}\n'), MalformedAnswer),
-        (Fault(status=200, body=b"7\n"), MalformedAnswer),
-    ],
-)
-def test_the_example_plugin_names_every_failure_as_the_contract_wants(
-    parrot: FakeParrot, tmp_path: Path, fault: Fault, error: type[ProviderError]
-) -> None:
-    registry = registry_with_example(tmp_path, PARROT_API_KEY="right", PARROT_BASE_URL=parrot.url)
-    parrot.faults.append(fault)
-    with pytest.raises(error) as caught:
-        ask(registry)
-    if isinstance(caught.value, RateLimited):
-        assert caught.value.retry_after_s == 7
-
-
-def test_the_example_plugin_does_not_raise_in_its_check(parrot: FakeParrot, tmp_path: Path) -> None:
-    registry = registry_with_example(tmp_path, PARROT_API_KEY="right", PARROT_BASE_URL="http://127.0.0.1:9")
-    assert not registry.providers["parrot"].check(httpx.Client(trust_env=False)).ok
