@@ -83,6 +83,10 @@ def postgres_server() -> Iterator[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         server = pgserver.get_server(folder / "data", cleanup_mode=None)
+    # A crash of the machine may cost this one its data: a fresh database for each test then takes 40 ms instead of 350.
+    for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+        server.psql(f"ALTER SYSTEM SET {setting} = off")
+    server.psql("SELECT pg_reload_conf()")
     server.psql("CREATE DATABASE template_ready")
     url = server.get_uri().replace("/postgres?", "/{}?")
     app = create_app(make_settings(folder, "unix:///nowhere", database_url=url.format("template_ready")))
@@ -111,7 +115,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         template.format("postgres").replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT"
     )
     with admin.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE template_ready")
+        connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE template_ready STRATEGY FILE_COPY")
     yield template.format(name)
     with admin.connect() as connection:
         connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
