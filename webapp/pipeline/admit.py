@@ -34,7 +34,7 @@ from webapp.quota import holds
 from webapp.quota.holds import Need, NoRoom
 from webapp.registry import current_registry
 from webapp.routing import costs, route
-from webapp.routing.route import IMAGES, Ask
+from webapp.routing.route import IMAGES, Ask, Route
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +58,10 @@ def admit(intake: Intake) -> Admission:
     """
     text = _checked(intake)
     stored = tuple(pictures.store(data, strip=True) for data in intake.pictures)
-    ask = _ask(intake, stored)
+    ask, path = _ask(intake, stored)
 
     def entry() -> Entry:
-        return Entry(intake, text, now(), ask, stored)
+        return Entry(intake, text, now(), ask, path, stored)
 
     first = entry()
     try:
@@ -114,9 +114,9 @@ def _checked(intake: Intake) -> str:
     return text
 
 
-def _ask(intake: Intake, stored: tuple[Stored, ...]) -> Ask:
-    """What the route has to serve, as far as it is known before the person is. Everything that a route may have to read or
-    to probe is looked at here: in the transaction, which others wait for, it goes by what is known."""
+def _ask(intake: Intake, stored: tuple[Stored, ...]) -> tuple[Ask, Route]:
+    """What the route has to serve, and the route, as far as both are known before the person is. Everything that a route may
+    have to read or to probe is looked at here: in the transaction, which others wait for, it goes by what is known."""
     needs = {Capability.VISION} if stored and intake.operation != IMAGES else set()
     if intake.parameters.get("output"):
         needs.add(Capability.JSON)
@@ -129,7 +129,7 @@ def _ask(intake: Intake, stored: tuple[Stored, ...]) -> Ask:
     path = route.plan(ask)
     # The price table is loaded at its first use: not inside the transaction either.
     costs.most(path.targets[0] if path.targets else None, 0, 0)
-    return ask
+    return ask, path
 
 
 def _in_transaction(entry: Entry, refused: Refused | None) -> tuple[Admission, str]:

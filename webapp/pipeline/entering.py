@@ -22,7 +22,7 @@ from webapp.pipeline.pictures import Stored
 from webapp.pipeline.text_work import PICTURE_TOKENS
 from webapp.quota.holds import Need
 from webapp.routing import costs, prices, route, vendors
-from webapp.routing.route import IMAGES, Ask, Target
+from webapp.routing.route import IMAGES, Ask, Route, Target
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,8 @@ class Entry:
     text: str
     at: datetime
     ask: Ask
+    path: Route
+    """The route for anybody, before the person was known."""
     pictures: tuple[Stored, ...] = ()
     waits: bool = False
     """Whether it was stored to wait for cheaper hours, and must not be enqueued now."""
@@ -91,7 +93,7 @@ def insert_request(
         input_tokens=prompt_tokens + (0 if drawing else earlier) + 3 * prices.TURN_TOKENS,
         output_tokens=DRAWING_TOKENS if drawing else sender.max_output_tokens,
     )
-    target = _target(ask)
+    target = _target(ask, entry.path)
     amounts = _amounts(target, ask)
     not_before = _cheaper_hours(entry, target)
     entry.waits = not_before is not None
@@ -170,10 +172,11 @@ def _amounts(target: Target | None, ask: Ask) -> dict[Dimension, int]:
     return {Dimension.REQUESTS: 1, Dimension.TOKENS: ask.input_tokens + ask.output_tokens, Dimension.COST: cost}
 
 
-def _target(ask: Ask) -> Target | None:
+def _target(ask: Ask, path: Route) -> Target | None:
     """What will probably answer, to know what it may cost. With none ready the request fails later, on the record: what the
     person wrote must not be lost here."""
-    path = route.plan(ask, fresh=False)
+    if vendors.known().rules:  # the only thing that the person makes a difference to
+        path = route.plan(ask, fresh=False)
     if not path.targets:
         log.error("no target for a new request: %s", path.why_none)
         return None
