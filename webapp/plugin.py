@@ -54,6 +54,7 @@ from webapp.contracts.texts import clean, mask_address
 from webapp.contracts.wire import (
     ANSWER_CHARS,
     TextFlow,
+    is_usable_url,
     lines,
     retry_after_s,
     sse_events,
@@ -137,6 +138,7 @@ __all__ = [
     "error_for_network",
     "error_for_status",
     "hookimpl",
+    "is_usable_url",
     "lines",
     "mask_address",
     "retry_after_s",

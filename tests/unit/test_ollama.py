@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plugins.providers.ollama import SHOW_CALLS, Ollama, register_providers
-from plugins.providers.ollama.addresses import base_url, is_local, is_usable
+from plugins.providers.ollama.addresses import base_url, is_local
 from plugins.providers.ollama.installed import read_show, read_tags, same_name
 from plugins.providers.ollama.wire import Answer, context_needed
 from tests.fakes.ollama import FakeOllama, last_line, line, text_line, whole_stream
@@ -39,6 +39,7 @@ from webapp.plugin import (
     Turn,
     Unavailable,
     Usage,
+    is_usable_url,
 )
 from webapp.routing.http import build_client, call_limits
 
@@ -762,7 +763,7 @@ def test_a_key_that_no_header_can_carry_is_reported_and_not_shown() -> None:
 )
 def test_ollama_host_is_read_as_ollama_reads_it(host: str, url: str) -> None:
     assert base_url(host) == url
-    assert is_usable(url)
+    assert is_usable_url(url)
 
 
 @pytest.mark.parametrize("host", ["ftp://gpu", "gpu?x=1", "http://gpu/#x", "http://u:p@gpu:1", "a b", "http://[::z", "x:y:z"])

@@ -8,11 +8,11 @@ import httpx
 import pytest
 
 from plugins.providers.openai_compatible import OpenAICompatible, register_providers
-from plugins.providers.openai_compatible.addresses import is_local, is_usable
+from plugins.providers.openai_compatible.addresses import is_local
 from plugins.providers.openai_compatible.rows import ROWS
 from tests.fakes.openai import FakeOpenAI
 from tests.fakes.server import Fault
-from webapp.plugin import Rejected, Role, TextCall, Turn
+from webapp.plugin import Rejected, Role, TextCall, Turn, is_usable_url
 from webapp.routing.http import build_client
 
 
@@ -248,7 +248,7 @@ def test_only_a_server_whose_model_nobody_named_has_to_be_looked_at_first() -> N
     ],
 )
 def test_only_a_server_of_the_operators_own_is_free(url: str, free: bool) -> None:
-    assert is_usable(url)
+    assert is_usable_url(url)
     assert row("vllm", {"VLLM_BASE_URL": url}).free_of_charge is free
     assert is_local(url) is free
 

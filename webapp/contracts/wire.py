@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
 
 from webapp.contracts.texts import bare, clean
 
@@ -140,3 +141,14 @@ def _until(date: str) -> float:
         return max(0.0, parsedate_to_datetime(date).timestamp() - time.time())
     except (ValueError, TypeError, OverflowError):
         return math.nan
+
+
+def is_usable_url(url: str) -> bool:
+    """Whether `url` is an http or https address with a host, and nothing that a path cannot be put behind. A sign-in in it
+    is refused: it would be shown wherever the address is, and keys have variables of their own."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname and parts.port != 0)
+    except ValueError:
+        return False
+    return usable and not (parts.query or parts.fragment or "@" in parts.netloc) and not any(c.isspace() for c in url)

@@ -248,7 +248,7 @@ def _chat(vendors: Iterable[Finding], here: Mapping[str, frozenset[str]]) -> Ite
         target = route.choose()
     except ProviderError as exc:
         cure = "Correct the rules or SWITCHHOOK_CHAT_MODEL, or set a provider up; see the providers below."
-        what = (exc.detail or exc.message).replace("Run `switchhook doctor`.", "").rstrip(" .")
+        what = (exc.detail or exc.message).rstrip(" .")
         yield Finding("providers", "chat", Level.FAULT, what, cure)
         return
     served = f"served by {target.provider.name}/{target.model}: {target.why}"

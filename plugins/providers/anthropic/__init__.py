@@ -6,7 +6,6 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -31,6 +30,7 @@ from webapp.plugin import (
     at_most,
     error_for_network,
     hookimpl,
+    is_usable_url,
     retry_after_s,
     vendor_words,
 )
@@ -82,7 +82,7 @@ class Anthropic(TextProvider):
         """A variable that is not set or cannot be right; '' if a call may be tried."""
         if not self._key:
             return "ANTHROPIC_API_KEY is not set"
-        if not _is_usable(self.base_url):
+        if not is_usable_url(self.base_url):
             return "ANTHROPIC_BASE_URL is not an http or https address without user and password"
         for name, value in (("ANTHROPIC_API_KEY", self._key), ("ANTHROPIC_VERSION", self._version)):
             if not (value.isascii() and value.isprintable()):
@@ -194,17 +194,6 @@ class Anthropic(TextProvider):
             raise error_for_network(self.label, exc) from exc
         except (ValueError, RecursionError) as exc:
             raise Unavailable(f"{self.label} does not list its models.", detail=vendor_words(str(exc), (self._key,))) from exc
-
-
-def _is_usable(url: str) -> bool:
-    """Whether `url` is an http or https address with a host, and nothing that a path cannot be put behind."""
-    try:
-        parts = urlsplit(url)
-        whole = parts.scheme in ("http", "https") and bool(parts.hostname and parts.port != 0)
-        # A sign-in would be shown wherever the address is; keys have variables of their own.
-        return whole and not parts.query and "@" not in parts.netloc
-    except ValueError:
-        return False
 
 
 @hookimpl

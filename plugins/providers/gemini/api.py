@@ -6,7 +6,6 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -23,6 +22,7 @@ from webapp.plugin import (
     VariableKind,
     at_most,
     error_for_network,
+    is_usable_url,
     retry_after_s,
     token_count,
     vendor_id,
@@ -76,7 +76,7 @@ class Gemini(Provider):
             return f"{self._key_variable} is not set"
         if not (self._key.isascii() and self._key.isprintable()):
             return f"{self._key_variable} holds characters that cannot be sent in a header"
-        if not _is_usable(self.base_url):
+        if not is_usable_url(self.base_url):
             return "GEMINI_BASE_URL is not an http or https address without user and password"
         return ""
 
@@ -211,14 +211,3 @@ class Gemini(Provider):
             capabilities=known.capabilities,
             note=known.note,
         )
-
-
-def _is_usable(url: str) -> bool:
-    """Whether `url` is an http or https address with a host, and nothing that a path cannot be put behind."""
-    try:
-        parts = urlsplit(url)
-        whole = parts.scheme in ("http", "https") and bool(parts.hostname and parts.port != 0)
-        # A sign-in would be shown wherever the address is; keys have variables of their own.
-        return whole and not parts.query and not parts.fragment and "@" not in parts.netloc
-    except ValueError:
-        return False

@@ -30,6 +30,7 @@ from webapp.plugin import (
     Variable,
     VariableKind,
     hookimpl,
+    is_usable_url,
 )
 
 MODEL = "midjourney"
@@ -94,7 +95,7 @@ class Midjourney(ImageProvider):
         """A variable that is not set or cannot be right; '' if a call may be tried."""
         if not self.base_url:
             return "MIDJOURNEY_PROXY_URL is not set"
-        if not addresses.is_usable(self.base_url):
+        if not is_usable_url(self.base_url):
             return "MIDJOURNEY_PROXY_URL is not an http or https address without user and password"
         if not _HEADER_NAME.fullmatch(self._header):
             return "MIDJOURNEY_SECRET_HEADER is not the name of a header"

@@ -15,17 +15,6 @@ def proxy_url(value: str) -> str:
     return value.strip().rstrip("/").removesuffix("/mj").rstrip("/")
 
 
-def is_usable(url: str) -> bool:
-    """Whether `url` is an http or https address with a host, and nothing that a path cannot be put behind."""
-    try:
-        parts = urlsplit(url)
-        whole = parts.scheme in ("http", "https") and bool(parts.hostname and parts.port != 0)
-        # A sign-in would be shown wherever the address is; keys have variables of their own.
-        return whole and not parts.query and "@" not in parts.netloc
-    except ValueError:
-        return False
-
-
 def picture_url(url: str, proxy: str) -> str:
     """Where a picture may be fetched. `ValueError` for an address that leads into somebody's own network: only the proxy
     itself, which the operator named, may be there."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import httpx
 
-from plugins.providers.ollama.addresses import base_url, is_local, is_usable
+from plugins.providers.ollama.addresses import base_url, is_local
 from plugins.providers.ollama.failures import LABEL, from_status, refused_field, words_of
 from plugins.providers.ollama.installed import Installed, read_show, read_tags, runs_elsewhere, same_name
 from plugins.providers.ollama.wire import Answer, encode, to_wire
@@ -33,6 +33,7 @@ from webapp.plugin import (
     at_most,
     error_for_network,
     hookimpl,
+    is_usable_url,
     retry_after_s,
     vendor_id,
     vendor_words,
@@ -92,7 +93,7 @@ class Ollama(TextProvider):
 
     def missing(self) -> str:
         """A variable that cannot be right; '' if a call may be tried: none has to be set."""
-        if not is_usable(self.base_url):
+        if not is_usable_url(self.base_url):
             return "OLLAMA_HOST is not an http or https address without user and password"
         if not (self._key.isascii() and self._key.isprintable()):
             return "OLLAMA_API_KEY holds characters that cannot be sent in a header"

@@ -45,16 +45,6 @@ def base_url(host: str) -> str:
     return "/".join([f"{scheme}://{name}:{port}", *steps])
 
 
-def is_usable(url: str) -> bool:
-    """Whether `url` is an http or https address with a host, and nothing that a path cannot be put behind."""
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname and parts.port != 0)
-    except ValueError:
-        return False
-    return usable and not (parts.query or parts.fragment or "@" in parts.netloc) and not any(c.isspace() for c in url)
-
-
 def is_local(url: str) -> bool:
     """Whether `url` leads to this machine or the operator's own network, judged by its name alone."""
     try:

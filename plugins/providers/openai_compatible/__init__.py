@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import httpx
 
-from plugins.providers.openai_compatible.addresses import is_local, is_usable
+from plugins.providers.openai_compatible.addresses import is_local
 from plugins.providers.openai_compatible.asking import CAP_FIELDS, SCHEMA_REFUSED, Manner, encode, to_wire
 from plugins.providers.openai_compatible.failures import Complaint, final, from_status
 from plugins.providers.openai_compatible.listing import balance_in, models_in
@@ -31,6 +31,7 @@ from webapp.plugin import (
     at_most,
     error_for_network,
     hookimpl,
+    is_usable_url,
     retry_after_s,
     vendor_words,
 )
@@ -98,7 +99,7 @@ class OpenAICompatible(TextProvider):
             return f"{self.row.key_variable} is not set"
         if not self.base_url:
             return f"{self.row.base_url_variable} is not set"
-        if not is_usable(self.base_url):
+        if not is_usable_url(self.base_url):
             return f"{self.row.base_url_variable} is not an http or https address without user and password"
         if any(not (value.isascii() and value.isprintable()) for value in self._headers.values()):
             return f"{self.row.key_variable or 'a header'} holds characters that cannot be sent in a header"

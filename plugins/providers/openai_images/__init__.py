@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -28,6 +27,7 @@ from webapp.plugin import (
     at_most,
     error_for_network,
     hookimpl,
+    is_usable_url,
     retry_after_s,
     vendor_id,
     vendor_words,
@@ -82,7 +82,7 @@ class OpenAIImages(ImageProvider):
         """A variable that is not set or cannot be right; '' if a call may be tried."""
         if not self._key:
             return "OPENAI_API_KEY is not set"
-        if not _is_usable(self.base_url):
+        if not is_usable_url(self.base_url):
             return "OPENAI_BASE_URL is not an http or https address without user and password"
         if any(not (value.isascii() and value.isprintable()) for value in self._headers.values()):
             return "OPENAI_API_KEY, OPENAI_ORG_ID or OPENAI_PROJECT_ID holds characters that cannot be sent in a header"
@@ -231,17 +231,6 @@ class OpenAIImages(ImageProvider):
         if not isinstance(entries, list):
             raise Unavailable(f"{self.label} does not list its models.", detail="the list has no `data`")
         return [vendor_id(e["id"]) for e in entries if isinstance(e, dict) and isinstance(e.get("id"), str) and e["id"]]
-
-
-def _is_usable(url: str) -> bool:
-    """Whether `url` is an http or https address with a host, and nothing that a path cannot be put behind."""
-    try:
-        parts = urlsplit(url)
-        whole = parts.scheme in ("http", "https") and bool(parts.hostname and parts.port != 0)
-        # A sign-in would be shown wherever the address is; keys have variables of their own.
-        return whole and not parts.query and "@" not in parts.netloc
-    except ValueError:
-        return False
 
 
 @hookimpl

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from urllib.parse import urlsplit
 
-from webapp.plugin import Variable, VariableKind
+from webapp.plugin import Variable, VariableKind, is_usable_url
 
 LABEL = "PRSM"
 DEFAULT_MODEL = "nwtn"
@@ -109,7 +108,7 @@ class Config:
 def _fault(given: Mapping[str, str], spoken: str, budget: Decimal | None) -> str:
     if not given["PRSM_API_URL"]:
         return "PRSM_API_URL is not set"
-    if not _is_usable(given["PRSM_API_URL"]):
+    if not is_usable_url(given["PRSM_API_URL"]):
         return "PRSM_API_URL is not an http or https address without user and password"
     if not (given["PRSM_API_KEY"].isascii() and given["PRSM_API_KEY"].isprintable()):
         return "PRSM_API_KEY holds characters that cannot be sent in a header"
@@ -136,13 +135,3 @@ def amount(value: object) -> Decimal | None:
     if not found.is_finite() or not 0 <= found <= _AMOUNT_MAX or found.adjusted() < -_AMOUNT_CHARS:
         return None
     return found
-
-
-def _is_usable(url: str) -> bool:
-    """Whether `url` is an http or https address with a host, and nothing that a path cannot be put behind."""
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname and parts.port != 0)
-    except ValueError:
-        return False
-    return usable and not (parts.query or parts.fragment or "@" in parts.netloc) and not any(c.isspace() for c in url)

@@ -6,7 +6,6 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -31,6 +30,7 @@ from webapp.plugin import (
     error_for_network,
     error_for_status,
     hookimpl,
+    is_usable_url,
     retry_after_s,
     vendor_id,
     vendor_words,
@@ -74,7 +74,7 @@ class Stability(ImageProvider):
         """A variable that is not set or cannot be right; '' if a call may be tried."""
         if not self._key:
             return "STABILITY_API_KEY is not set"
-        if not _is_usable(self.base_url):
+        if not is_usable_url(self.base_url):
             return "STABILITY_BASE_URL is not an http or https address without user and password"
         if not (self._key.isascii() and self._key.isprintable()):
             return "STABILITY_API_KEY holds characters that cannot be sent in a header"
@@ -192,17 +192,6 @@ class Stability(ImageProvider):
             if not response.is_success:
                 raise self._failure(response)
             return wire.balance(at_most(response, _SMALL_BYTES, strict=True), self.label)
-
-
-def _is_usable(url: str) -> bool:
-    """Whether `url` is an http or https address with a host, and nothing that a path cannot be put behind."""
-    try:
-        parts = urlsplit(url)
-        whole = parts.scheme in ("http", "https") and bool(parts.hostname and parts.port != 0)
-        # A sign-in would be shown wherever the address is; keys have variables of their own.
-        return whole and not parts.query and "@" not in parts.netloc
-    except ValueError:
-        return False
 
 
 @hookimpl
