@@ -13,7 +13,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from webapp.contracts.channels import Channel
-    from webapp.contracts.events import DeliveryEvent, PersonEvent, QuotaEvent, RequestEvent
+    from webapp.contracts.events import DeliveryEvent, PersonEvent, PlanEvent, QuotaEvent, RequestEvent
     from webapp.contracts.limits import QuotaPolicy
     from webapp.contracts.providers import Provider
     from webapp.contracts.sorting import Categorizer
@@ -67,7 +67,13 @@ def request_failed(event: RequestEvent) -> None:
 
 @hookspec
 def quota_warning(event: QuotaEvent) -> None:
-    """A limit refused a request for the first time in its window. Called after the commit."""
+    """A limit has reached a percentage at which people are told (80 and 100 unless set otherwise), or refused a request: once
+    for each percentage, limit and window. Called after the commit."""
+
+
+@hookspec
+def plan_changed(event: PlanEvent) -> None:
+    """A person's or an organization's plan was changed. Called after the commit."""
 
 
 @hookspec

@@ -34,10 +34,10 @@ from webapp.contracts.errors import (
     TimedOut,
     Unavailable,
 )
-from webapp.contracts.events import DeliveryEvent, PersonEvent, QuotaEvent, RequestEvent
+from webapp.contracts.events import DeliveryEvent, PersonEvent, PlanEvent, QuotaEvent, RequestEvent
 from webapp.contracts.failures import about_key, about_length, about_policy, at_most, error_for_network, error_for_status
 from webapp.contracts.hours import Hours, Span
-from webapp.contracts.limits import Dimension, Limit, QuotaPolicy, QuotaQuestion, Window
+from webapp.contracts.limits import Dimension, Limit, QuotaPolicy, QuotaQuestion, StoredLimit, Window
 from webapp.contracts.pictures import Drawn, ImageAction, ImageCall, Progress
 from webapp.contracts.providers import (
     Capability,
@@ -100,6 +100,7 @@ __all__ = [
     "OutboundMessage",
     "PersonEvent",
     "Picture",
+    "PlanEvent",
     "Progress",
     "Provider",
     "ProviderError",
@@ -119,6 +120,7 @@ __all__ = [
     "Sent",
     "Sorting",
     "Span",
+    "StoredLimit",
     "Text",
     "TextCall",
     "TextFlow",

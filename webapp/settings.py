@@ -23,13 +23,13 @@ from pydantic_settings import SettingsConfigDict
 
 from webapp.contracts.errors import SetupError
 from webapp.settings_faults import in_words
-from webapp.settings_vendors import VendorSettings
+from webapp.settings_work import WorkSettings
 
 ENV_FILE = ".env"
 CORE_SECRETS = frozenset({"SECRET_KEY", "DATABASE_URL", "REDIS_URL", "SWITCHHOOK_ADMIN_PASSWORD", "SWITCHHOOK_ENCRYPTION_KEYS"})
 
 
-class Settings(VendorSettings):
+class Settings(WorkSettings):
     """The core's settings; immutable once read."""
 
     model_config = SettingsConfigDict(

@@ -33,13 +33,28 @@ class PersonEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanEvent:
+    """The plan of a person, or of a whole organization (`person_id` is then ''), was changed."""
+
+    person_id: str
+    organization_id: str
+    before: str
+    after: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class QuotaEvent:
-    """A limit is full. `resets_at` is ISO 8601 in UTC."""
+    """A limit has reached `percent` of its maximum, or (100) is full. `subject` is whose limit it is, `kind:id`; `person_id`
+    is whose request made it so. `resets_at` is ISO 8601 in UTC."""
 
     person_id: str
     limit: str
     maximum: int
     resets_at: str
+    subject: str = ""
+    percent: int = 100
+    organization_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,9 @@ class Window(StrEnum):
     HOUR = "hour"
     DAY = "day"
     MONTH = "month"
+    REQUEST = "request"
+    """One request by itself: nothing is counted from one to the next. For dimensions of cost, it bounds what all calls of the
+    request together may cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class Limit:
 
     `subject` is whose use is counted, `kind:id` (`person:0192…`). `name` tells limits of one subject apart and is stable:
     use is counted under (subject, name, window). `label` is how people are told about it: 'messages', 'tokens'.
+    `provider` limits to what is used at that provider: it is held before that provider is called, and not else.
     """
 
     subject: str
@@ -45,6 +49,7 @@ class Limit:
     window: Window
     maximum: int
     label: str
+    provider: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.dimension, Dimension) or not isinstance(self.window, Window):
@@ -58,8 +63,30 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredLimit:
+    """A limit as an administrator or a manager stores it with a plan, an organization, a person or a token.
+
+    `id` is short, and stable while the number changes. '' for `provider` or `operation` means any. With `each`, an
+    organization's limit counts for each of its people by themselves, else for all of them together. `by_house` marks what only
+    the installation's administrators may change.
+    """
+
+    id: str
+    dimension: Dimension
+    window: Window
+    maximum: int
+    provider: str = ""
+    operation: str = ""
+    each: bool = False
+    by_house: bool = False
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class QuotaQuestion:
-    """What a policy is told about a request. `plan_limits` are the plan's own numbers, as an administrator stores them."""
+    """What a policy is told about a request. `plan_limits` are the plan's own numbers a month, as an administrator stores them;
+    the other limits are those stored with the plan, the organization, the person, and the token that was used.
+    `allocation_millicredits` is what the request may cost by itself."""
 
     person_id: str
     organization_id: str
@@ -67,6 +94,12 @@ class QuotaQuestion:
     plan_limits: Mapping[str, int | None]
     operation: str
     channel: str
+    more_plan_limits: tuple[StoredLimit, ...] = ()
+    organization_limits: tuple[StoredLimit, ...] = ()
+    person_limits: tuple[StoredLimit, ...] = ()
+    token_limits: tuple[StoredLimit, ...] = ()
+    token_id: str = ""
+    allocation_millicredits: int | None = None
 
 
 class QuotaPolicy:

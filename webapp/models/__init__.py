@@ -1,9 +1,21 @@
 """Tables, one module per aggregate, with the queries that belong to them."""
 
-from webapp.models.house import AuditEntry, ErrorLog, ProviderSetting, Revision, RouteRule
+from webapp.models.house import AuditEntry, ErrorLog, OrganizationProvider, ProviderSetting, Revision, RouteRule
+from webapp.models.jobs import Batch, BatchRow, BatchStatus, DeadLetter, HourlyStat, LetterState, RowState
 from webapp.models.messages import Delivery, DeliveryKind, Direction, Receipt
-from webapp.models.people import ApiToken, Identity, Organization, Person, PersonRole, Plan
-from webapp.models.quotas import Hold, LimitCounter
+from webapp.models.people import (
+    PLAN_FEATURES,
+    ApiToken,
+    Identity,
+    Invitation,
+    Membership,
+    Organization,
+    Person,
+    PersonRole,
+    Plan,
+    PlanChange,
+)
+from webapp.models.quotas import CounterChange, Hold, LimitCounter
 from webapp.models.requests import (
     ENDED,
     Attachment,
@@ -18,29 +30,42 @@ from webapp.models.requests import (
 
 __all__ = [
     "ENDED",
+    "PLAN_FEATURES",
     "ApiToken",
     "Attachment",
     "AttachmentKind",
     "Attempt",
     "AuditEntry",
+    "Batch",
+    "BatchRow",
+    "BatchStatus",
     "Conversation",
+    "CounterChange",
+    "DeadLetter",
     "Delivery",
     "DeliveryKind",
     "Direction",
     "ErrorLog",
     "Hold",
+    "HourlyStat",
     "Identity",
+    "Invitation",
     "LedgerEntry",
+    "LetterState",
     "LimitCounter",
+    "Membership",
     "Organization",
+    "OrganizationProvider",
     "Person",
     "PersonRole",
     "Plan",
+    "PlanChange",
     "ProviderSetting",
     "Receipt",
     "Request",
     "RequestStatus",
     "Revision",
     "RouteRule",
+    "RowState",
     "unfinished",
 ]

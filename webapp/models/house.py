@@ -35,7 +35,7 @@ class AuditEntry(Base):
     """An administrative act: who did what to whom. Appended, never changed."""
 
     __tablename__ = "audit_entry"
-    __table_args__ = (Index(None, "subject", "id"),)
+    __table_args__ = (Index(None, "subject", "id"), Index(None, "organization_id", "id"))
 
     id: Mapped[uuid_key]
     actor_id: Mapped[uuid.UUID | None] = mapped_column(Uuid, ForeignKey("person.id"))
@@ -43,6 +43,8 @@ class AuditEntry(Base):
     actor: Mapped[line]
     action: Mapped[word]
     subject: Mapped[line]
+    organization_id: Mapped[uuid.UUID | None] = mapped_column(Uuid, ForeignKey("organization.id"))
+    """Whose managers may read it; None for what is the installation's business."""
     detail: Mapped[json_object] = mapped_column(default=dict)
     created_at: Mapped[created]
 
@@ -63,6 +65,20 @@ class ProviderSetting(Base):
     """Model, or `*` for all -> the operator's own prices (`webapp.routing.prices.Override`)."""
     peak_hours: Mapped[str | None] = mapped_column(String(255))
     """Hours in UTC in which calls cost more, '' for none; None: what the provider itself says."""
+    updated_at: Mapped[created]
+
+
+class OrganizationProvider(Base):
+    """What an organization set for a provider: whether its people may use it, with which model, and on whose key."""
+
+    __tablename__ = "organization_provider"
+
+    organization_id: Mapped[uuid.UUID] = mapped_column(Uuid, ForeignKey("organization.id"), primary_key=True)
+    provider: Mapped[str] = mapped_column(String(40), primary_key=True)
+    enabled: Mapped[bool] = mapped_column(Boolean, default=True)
+    default_model: Mapped[str | None] = mapped_column(String(120))
+    values: Mapped[json_object] = mapped_column(default=dict)
+    """The organization's own key and such, as in `ProviderSetting.values`."""
     updated_at: Mapped[created]
 
 

@@ -57,6 +57,8 @@ class Delivery(Base):
     address: Mapped[line]
     """The person's address."""
     our_address: Mapped[line] = mapped_column(default="")
+    subject: Mapped[str | None] = mapped_column(String(255))
+    """For media that have one, such as e-mail."""
     body: Mapped[str] = mapped_column(Text)
     status: Mapped[word]
     error_code: Mapped[str | None] = mapped_column(String(40))

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, Boolean, CheckConstraint, Index, String, UniqueConstraint
+from sqlalchemy import JSON, Boolean, CheckConstraint, ForeignKey, Index, String, Text, UniqueConstraint, Uuid, true
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from webapp.extensions import Base, UTCDateTime
@@ -16,10 +16,12 @@ from webapp.models.columns import (
     created,
     json_object,
     line,
+    moment,
     one_of,
     organization_ref,
     person_ref,
     plan_ref,
+    stored_limits,
     uuid_key,
     word,
 )
@@ -41,7 +43,59 @@ class Organization(Base):
     id: Mapped[uuid_key]
     name: Mapped[line]
     time_zone: Mapped[line]
+    plan_code: Mapped[str | None] = mapped_column(String(40), ForeignKey("plan.code"))
+    """A plan for all its people: each has this or their own, whichever is higher."""
+    limits: Mapped[stored_limits]
+    """Its own limits, for all its people together or for each (`webapp.contracts.limits.StoredLimit`)."""
+    preferences: Mapped[json_object] = mapped_column(default=dict, server_default="{}")
+    """`alert_percents`: at how many percent of its limits its managers are told."""
+    active: Mapped[bool] = mapped_column(Boolean, default=True, server_default=true())
+    version: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Goes up with every change, so that of two people who change it at once the second is told."""
     created_at: Mapped[created]
+
+
+class Membership(Base):
+    """A person's place in an organization. `Person.organization_id` says in which of theirs they are working."""
+
+    __tablename__ = "membership"
+    __table_args__ = (
+        CheckConstraint(one_of("role", PersonRole), name="role"),
+        Index(None, "organization_id", "person_id"),
+    )
+
+    person_id: Mapped[uuid.UUID] = mapped_column(Uuid, ForeignKey("person.id"), primary_key=True)
+    organization_id: Mapped[uuid.UUID] = mapped_column(Uuid, ForeignKey("organization.id"), primary_key=True)
+    role: Mapped[word] = mapped_column(default=PersonRole.MEMBER)
+    """What they may do there. `Person.role` is about the whole installation: admin, or not."""
+    limits: Mapped[stored_limits]
+    """Limits of this person in this organization."""
+    created_at: Mapped[created]
+
+
+class Invitation(Base):
+    """A place in an organization that waits for somebody. Only the digest of its link is kept."""
+
+    __tablename__ = "invitation"
+    __table_args__ = (
+        UniqueConstraint("digest"),
+        CheckConstraint(one_of("role", PersonRole), name="role"),
+        Index(None, "organization_id", "id"),
+    )
+
+    id: Mapped[uuid_key]
+    organization_id: Mapped[organization_ref]
+    medium: Mapped[word]
+    """email or sms."""
+    address: Mapped[line]
+    role: Mapped[word] = mapped_column(default=PersonRole.MEMBER)
+    digest: Mapped[str] = mapped_column(String(64))
+    invited_by: Mapped[uuid.UUID | None] = mapped_column(Uuid, ForeignKey("person.id"))
+    created_at: Mapped[created]
+    expires_at: Mapped[moment]
+    accepted_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    accepted_by: Mapped[uuid.UUID | None] = mapped_column(Uuid, ForeignKey("person.id"))
+    revoked_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
 
 
 class Plan(Base):
@@ -63,6 +117,38 @@ class Plan(Base):
     """The longest answer, in tokens: part of what every request holds."""
     context_tokens: Mapped[int]
     """How much of the earlier conversation goes along, in tokens."""
+    more_limits: Mapped[stored_limits]
+    """Limits beyond those a month, for each person on the plan."""
+    features: Mapped[list[str]] = mapped_column(JSON, default=list, server_default="[]")
+    """What the plan includes: `PLAN_FEATURES`."""
+    version: Mapped[int] = mapped_column(default=0, server_default="0")
+
+
+PLAN_FEATURES = {
+    "urgent": "may mark requests as urgent",
+    "batch": "may upload batches",
+}
+"""What plans may include, and how people are told about it."""
+
+
+class PlanChange(Base):
+    """A change of a person's or an organization's plan, with its reason."""
+
+    __tablename__ = "plan_change"
+    __table_args__ = (Index(None, "person_id", "id"), Index(None, "organization_id", "id"))
+
+    id: Mapped[uuid_key]
+    person_id: Mapped[uuid.UUID | None] = mapped_column(Uuid, ForeignKey("person.id"))
+    """None for the plan of the whole organization."""
+    organization_id: Mapped[organization_ref]
+    before: Mapped[str] = mapped_column(String(40))
+    """'' for an organization that had none; `after` likewise."""
+    after: Mapped[str] = mapped_column(String(40))
+    reason: Mapped[str] = mapped_column(Text)
+    actor: Mapped[line]
+    restarted: Mapped[bool] = mapped_column(Boolean)
+    """Whether the month's counts were started afresh."""
+    created_at: Mapped[created]
 
 
 class Person(Base):
@@ -145,6 +231,10 @@ class ApiToken(Base):
     prefix: Mapped[str] = mapped_column(String(12))
     digest: Mapped[str] = mapped_column(String(64))
     scopes: Mapped[list[Any]] = mapped_column(JSON)
+    organization_id: Mapped[uuid.UUID | None] = mapped_column(Uuid, ForeignKey("organization.id"))
+    """In which organization it works; None for the one the person is working in."""
+    limits: Mapped[stored_limits]
+    """Limits of this token alone."""
     created_at: Mapped[created]
     expires_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     last_used_at: Mapped[datetime | None] = mapped_column(UTCDateTime)

@@ -94,6 +94,14 @@ class Request(Base):
         CheckConstraint("cost_microusd >= 0", name="cost_not_negative"),
         Index("ix_request_conversation", "conversation_id", "id"),
         Index("ix_request_person", "person_id", "id"),
+        Index("ix_request_organization", "organization_id", "id"),
+        Index(
+            "ix_request_batch",
+            "batch_id",
+            "status",
+            sqlite_where=text("batch_id IS NOT NULL"),
+            postgresql_where=text("batch_id IS NOT NULL"),
+        ),
         # The sweeper asks for unfinished ones only, and those are few whatever the table's size.
         Index(
             "ix_request_unfinished",
@@ -139,17 +147,32 @@ class Request(Base):
     max_output_tokens: Mapped[int]
     held_microusd: Mapped[microusd] = mapped_column(default=0)
     """How much was held for its cost; a model that may cost more has to find room for the difference first."""
+    held_provider: Mapped[str | None] = mapped_column(String(40))
+    """The provider whose own limits were held when it was admitted; another one has to find room in its own first."""
+    allocation_millicredits: Mapped[int | None] = mapped_column(BigInteger)
+    """What whoever asked allowed it to cost."""
+    cap_microusd: Mapped[int | None] = mapped_column(BigInteger)
+    """What all its calls together may cost, by every limit on a single request."""
+    credits_millicredits: Mapped[count] = mapped_column(default=0, server_default="0")
+    token_id: Mapped[uuid.UUID | None] = mapped_column(Uuid, ForeignKey("api_token.id"))
+    """The API token it came with."""
+    batch_id: Mapped[uuid.UUID | None] = mapped_column(Uuid, ForeignKey("batch.id"))
 
     queue: Mapped[word]
     priority: Mapped[int]
     attempts: Mapped[int] = mapped_column(default=0)
+    """How many executions have begun."""
+    retries: Mapped[int] = mapped_column(default=0, server_default="0")
+    """How many of them ended with a failure that may pass, after which it was put back to the queue."""
     claim: Mapped[uuid.UUID | None] = mapped_column(Uuid)
     """Who is executing it: one execution's own id. Only its holder may settle."""
     lease_until: Mapped[datetime | None] = mapped_column(UTCDateTime)
     """Prolonged by the executing process while it lives; after it, others may take the request over."""
     cancel_asked_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     not_before: Mapped[datetime | None] = mapped_column(UTCDateTime)
-    """A request that may wait for cheaper hours is not enqueued before this moment."""
+    """A request that waits for cheaper hours, or to be tried again, is not enqueued before this moment."""
+    expires_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    """Still waiting then, it is given up: nobody wants the answer any more, and what it holds is somebody else's."""
 
     reply_channel: Mapped[str | None] = mapped_column(String(40))
     """The channel plugin that takes the answer to the person; None where somebody is looking at a page."""
@@ -239,6 +262,7 @@ class LedgerEntry(Base):
     reasoning_tokens: Mapped[count] = mapped_column(default=0)
     pictures: Mapped[count] = mapped_column(default=0)
     cost_microusd: Mapped[microusd]
+    credits_millicredits: Mapped[count] = mapped_column(default=0, server_default="0")
     estimated: Mapped[bool] = mapped_column(Boolean)
     """True where the vendor reported no tokens and they were estimated from the text."""
     price_source: Mapped[line]
