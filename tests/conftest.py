@@ -133,6 +133,8 @@ def make_settings(folder: Path, redis_url: str, **values: Any) -> Settings:
         "log_level": "WARNING",
         # Tests call fakes as fast as they can; those about the pace set their own.
         "provider_requests_per_minute": 0,
+        # A failure is seen at once; tests about trying again set their own.
+        "job_retries": 0,
     }
     return read_settings(**(given | values))
 

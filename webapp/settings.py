@@ -219,13 +219,6 @@ class Settings(WorkSettings):
         le=3600,
         description="Seconds that one request for a picture may take.",
     )
-    max_attempts: int = Field(
-        3,
-        alias="SWITCHHOOK_MAX_ATTEMPTS",
-        ge=1,
-        le=20,
-        description="How often a request is started before it is given up because its workers died.",
-    )
     conversation_idle_days: int = Field(
         7,
         alias="SWITCHHOOK_CONVERSATION_IDLE_DAYS",

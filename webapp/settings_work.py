@@ -13,7 +13,7 @@ class WorkSettings(VendorSettings):
     """What may be spent, who is told of it, and what becomes of work that fails."""
 
     credit_usd: float = Field(
-        0.01,
+        0.05,
         alias="SWITCHHOOK_CREDIT_USD",
         gt=0,
         le=1_000,
@@ -31,6 +31,20 @@ class WorkSettings(VendorSettings):
         alias="SWITCHHOOK_UNKNOWN_PRICE",
         description="What a model costs whose price nobody knows: ceiling (the prices SWITCHHOOK_CEILING_*), or refuse (it is "
         "not used).",
+    )
+    sms_part_usd: float = Field(
+        0.0,
+        alias="SWITCHHOOK_SMS_PART_USD",
+        ge=0,
+        le=100,
+        description="Dollars that one part of a text message costs where the vendor does not tell it; 0: not known.",
+    )
+    ceiling_sms_usd: float = Field(
+        0.02,
+        alias="SWITCHHOOK_CEILING_SMS_USD",
+        ge=0,
+        le=100,
+        description="Dollars that count for one part of a text message whose price is not known.",
     )
     warn_percents: str = Field(
         "80,100",

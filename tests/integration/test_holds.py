@@ -77,7 +77,7 @@ def test_what_is_taken_is_held_and_what_is_settled_is_used(person: uuid.UUID) ->
     take(request, limit("messages", 10), limit("tokens", 10_000, Dimension.TOKENS), amounts=amounts)
     assert counters() == {"messages": (0, 1), "tokens": (0, 900)}
     with writing() as connection:
-        holds.settle(connection, request, {Dimension.REQUESTS: 1, Dimension.TOKENS: 250}, now())
+        holds.settle(connection, request, {Dimension.REQUESTS: 1, Dimension.TOKENS: 250}, now(), by="test", why="completed")
     assert counters() == {"messages": (1, 0), "tokens": (250, 0)}
 
 
@@ -86,7 +86,7 @@ def test_settling_twice_changes_nothing(person: uuid.UUID) -> None:
     take(request, limit("messages", 10))
     for _ in range(3):
         with writing() as connection:
-            holds.settle(connection, request, {Dimension.REQUESTS: 1}, now())
+            holds.settle(connection, request, {Dimension.REQUESTS: 1}, now(), by="test", why="completed")
     assert counters() == {"messages": (1, 0)}
 
 
@@ -96,7 +96,7 @@ def test_giving_back_frees_the_room(person: uuid.UUID) -> None:
     with pytest.raises(NoRoom):
         take(second, limit("messages", 1))
     with writing() as connection:
-        holds.give_back(connection, first, now())
+        holds.give_back(connection, first, now(), by="test", why="cancelled")
     take(second, limit("messages", 1))
     assert counters() == {"messages": (0, 1)}
 
@@ -121,7 +121,7 @@ def test_a_vendor_that_counts_more_than_was_held_is_booked_in_full_and_closes_th
     tokens = limit("tokens", 100, Dimension.TOKENS)
     take(request, tokens, amounts={Dimension.TOKENS: 50})
     with writing() as connection:
-        holds.settle(connection, request, {Dimension.TOKENS: 170}, now())
+        holds.settle(connection, request, {Dimension.TOKENS: 170}, now(), by="test", why="completed")
     assert counters() == {"tokens": (170, 0)}
     with pytest.raises(NoRoom):
         take(begin(person), tokens, amounts={Dimension.TOKENS: 1})
@@ -141,7 +141,14 @@ def test_a_hold_taken_before_midnight_is_settled_in_its_own_window(person: uuid.
     with writing() as connection:
         holds.take(connection, request, wanted)
     with writing() as connection:
-        holds.settle(connection, request, {Dimension.REQUESTS: 1}, datetime(2026, 11, 21, 0, 0, 5, tzinfo=UTC))
+        holds.settle(
+            connection,
+            request,
+            {Dimension.REQUESTS: 1},
+            datetime(2026, 11, 21, 0, 0, 5, tzinfo=UTC),
+            by="test",
+            why="completed",
+        )
     rows = db.session.execute(select(LimitCounter.starts_at, LimitCounter.used, LimitCounter.held)).all()
     assert [tuple(row) for row in rows] == [(datetime(2026, 11, 20, tzinfo=UTC), 1, 0)]
 
@@ -175,7 +182,7 @@ def test_what_is_held_in_addition_counts_on_every_limit_and_is_settled_with_the_
     assert counters() == {"tokens": (0, 200), "daily tokens": (0, 200)}
     with writing() as connection:
         assert holds.held(connection, request, Dimension.TOKENS) == 200
-        holds.settle(connection, request, {Dimension.TOKENS: 120}, now())
+        holds.settle(connection, request, {Dimension.TOKENS: 120}, now(), by="test", why="completed")
         assert holds.held(connection, request, Dimension.TOKENS) == 0
     assert counters() == {"tokens": (120, 0), "daily tokens": (120, 0)}
 
@@ -184,7 +191,7 @@ def test_a_settled_request_holds_nothing_in_addition(person: uuid.UUID) -> None:
     request = begin(person)
     take(request, limit("tokens", 1000, Dimension.TOKENS), amounts={Dimension.TOKENS: 50})
     with writing() as connection:
-        holds.give_back(connection, request, now())
+        holds.give_back(connection, request, now(), by="test", why="cancelled")
     assert not top_up(request, 10)
     assert counters() == {"tokens": (0, 0)}
 
@@ -212,12 +219,12 @@ def test_what_is_held_in_addition_while_the_request_is_settled_has_an_owner_or_i
                 answers.append(top_up(request, 100))
             else:
                 with writing() as connection:
-                    holds.settle(connection, request, {Dimension.TOKENS: 30}, now())
+                    holds.settle(connection, request, {Dimension.TOKENS: 30}, now(), by="test", why="completed")
 
     thread = threading.Thread(target=other)
     with writing() as connection:
         if first == "settle":
-            holds.settle(connection, request, {Dimension.TOKENS: 30}, now())
+            holds.settle(connection, request, {Dimension.TOKENS: 30}, now(), by="test", why="completed")
         else:
             answers.append(holds.top_up(connection, request, Dimension.TOKENS, 100))
         thread.start()
@@ -240,7 +247,7 @@ def test_additions_and_settlements_in_any_order_leave_nothing_held_and_nobody_wa
 
     def end(request: uuid.UUID) -> None:
         with app.app_context(), writing() as connection:
-            holds.settle(connection, request, {Dimension.TOKENS: 7}, now())
+            holds.settle(connection, request, {Dimension.TOKENS: 7}, now(), by="test", why="completed")
 
     def add(request: uuid.UUID) -> bool:
         with app.app_context():
@@ -296,7 +303,14 @@ def test_any_interleaving_of_take_settle_and_give_back_keeps_the_sums_right(app:
                 spent = chance.choice((0, 1))
                 for _ in range(chance.choice((1, 2))):
                     with writing() as connection:
-                        holds.settle(connection, request, {Dimension.REQUESTS: spent, Dimension.TOKENS: 25 * spent}, now())
+                        holds.settle(
+                            connection,
+                            request,
+                            {Dimension.REQUESTS: spent, Dimension.TOKENS: 25 * spent},
+                            now(),
+                            by="test",
+                            why="completed",
+                        )
                 used.append(spent)
 
     with ThreadPoolExecutor(12) as pool:

@@ -101,7 +101,7 @@ def test_a_process_that_was_only_slow_cannot_settle_what_was_taken_over(app: Fla
 @pytest.mark.parametrize("given_up", [False, True], ids=["taken over", "given up"])
 def test_what_a_slow_process_used_for_nothing_is_on_the_house(make_app: Callable[..., Flask], given_up: bool) -> None:
     """The vendor bills both executions, so the ledger tells of both; the person pays for the one that they had."""
-    with make_app(max_attempts=1 if given_up else 3).app_context():
+    with make_app(poison_after=1 if given_up else 3).app_context():
         text("question", ALICE)
         slow = claim(requests()[0].id)
         assert slow is not None
@@ -182,7 +182,7 @@ def test_a_live_process_keeps_its_lease(make_app: Callable[..., Flask], openai: 
 
 
 def test_a_request_whose_workers_keep_dying_is_given_up_with_an_apology(make_app: Callable[..., Flask]) -> None:
-    with make_app(max_attempts=2).app_context():
+    with make_app(poison_after=2).app_context():
         text("poison", ALICE)
         for _ in range(2):
             assert claim(requests()[0].id) is not None
@@ -277,7 +277,7 @@ def test_a_wish_to_stop_outlives_redis_and_the_worker(app: Flask, alice: object)
 
 
 def test_a_process_that_came_back_to_life_is_not_given_up(make_app: Callable[..., Flask]) -> None:
-    with make_app(max_attempts=1).app_context():
+    with make_app(poison_after=1).app_context():
         text("question", ALICE)
         taken = claim(requests()[0].id)
         assert taken is not None

@@ -1,4 +1,4 @@
-"""The one look-up of admission: who is this, what is their plan, which conversation goes on."""
+"""The one look-up of admission: who is this, what are they entitled to, which conversation goes on."""
 
 from __future__ import annotations
 
@@ -7,82 +7,130 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, select
+from sqlalchemy import Connection, Row, Select, bindparam, func, join, null, or_, select
+from sqlalchemy.orm import aliased
 
-from webapp.models.people import Identity, Organization, Person, Plan
+from webapp.models.people import ApiToken, Identity, Membership, Organization, Person, Plan
 from webapp.models.requests import Conversation
 
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """A person as admission needs them. `conversation_id` is the one to continue, None to start one."""
+    """A person as admission needs them, working in one organization, on the plan that holds for them there: their own or the
+    organization's, whichever is higher. `conversation_id` is the one to continue, None to start one."""
 
     person_id: uuid.UUID
     organization_id: uuid.UUID
     time_zone: str
     active: bool
+    """Both they and the organization."""
+    organization_limits: list[Any]
+    person_limits: list[Any]
+    token_id: uuid.UUID | None
+    token_limits: list[Any]
+    conversation_id: uuid.UUID | None
+    opted_out_at: datetime | None
     plan: str
     plan_limits: dict[str, int | None]
+    more_plan_limits: list[Any]
     priority: int
     max_output_tokens: int
     context_tokens: int
-    conversation_id: uuid.UUID | None
-    opted_out_at: datetime | None = None
+    features: list[str]
 
 
+_shared_plan = aliased(Plan)
+_PLAN = ("code", "limits", "more_limits", "priority", "max_output_tokens", "context_tokens", "features", "rank")
+_WIDTH = len(_PLAN)
 _latest = (
     select(Conversation.id)
-    .where(Conversation.person_id == Person.id, Conversation.active)
+    .where(Conversation.person_id == Person.id, Conversation.organization_id == Organization.id, Conversation.active)
     .order_by(Conversation.last_activity_at.desc())
     .limit(1)
-    .correlate(Person)
+    .correlate(Person, Organization)
     .scalar_subquery()
 )
 _named = (
     select(Conversation.id)
-    .where(Conversation.id == bindparam("conversation"), Conversation.person_id == Person.id)
-    .correlate(Person)
+    .where(
+        Conversation.id == bindparam("conversation"),
+        Conversation.person_id == Person.id,
+        Conversation.organization_id == Organization.id,
+    )
+    .correlate(Person, Organization)
     .scalar_subquery()
 )
 
 
-def _query(conversation: Any, *more: Any) -> Select[Any]:
-    return (
+def _query(conversation: Any, *, token: bool = False, address: bool = False, organization: Any = None) -> Select[Any]:
+    place = Person.organization_id if organization is None else organization
+    query = (
         select(
             Person.id,
-            Person.organization_id,
+            Organization.id,
             Organization.time_zone,
             Person.active,
-            Plan.code,
-            Plan.limits,
-            Plan.priority,
-            Plan.max_output_tokens,
-            Plan.context_tokens,
+            Organization.active,
+            Organization.limits,
+            Membership.limits,
+            ApiToken.id if token else null(),
+            ApiToken.limits if token else null(),
             conversation.label("conversation_id"),
-            *more,
+            Identity.opted_out_at if address else null(),
+            *(getattr(Plan, name) for name in _PLAN),
+            *(getattr(_shared_plan, name) for name in _PLAN),
         )
-        .select_from(Person)
-        .join(Organization, Organization.id == Person.organization_id)
+        .select_from(join(Person, ApiToken, ApiToken.person_id == Person.id) if token else Person)
+        .join(Organization, Organization.id == place)
         .join(Plan, Plan.code == Person.plan_code)
+        .outerjoin(_shared_plan, _shared_plan.code == Organization.plan_code)
+        .outerjoin(Membership, (Membership.person_id == Person.id) & (Membership.organization_id == Organization.id))
     )
+    # Somebody whom an older release has registered has no membership, and is a member where they are.
+    return query.where(or_(Membership.person_id.is_not(None), Person.organization_id == Organization.id))
+
+
+def _of_token(conversation: Any) -> Select[Any]:
+    query = _query(conversation, token=True, organization=func.coalesce(ApiToken.organization_id, Person.organization_id))
+    return query.where(ApiToken.id == bindparam("token"), Person.id == bindparam("person"))
 
 
 _by_id = _query(_latest).where(Person.id == bindparam("person"))
 _by_id_named = _query(_named).where(Person.id == bindparam("person"))
+_by_id_within = _query(null(), organization=bindparam("organization", type_=Organization.id.type)).where(
+    Person.id == bindparam("person")
+)
+_by_token = _of_token(_latest)
+_by_token_named = _of_token(_named)
 _by_address = (
-    _query(_latest, Identity.opted_out_at)
+    _query(_latest, address=True)
     .join(Identity, Identity.person_id == Person.id)
     .where(Identity.medium == bindparam("medium"), Identity.address == bindparam("address"))
 )
 
 
-def by_id(connection: Connection, person_id: uuid.UUID, conversation_id: uuid.UUID | None) -> Sender | None:
-    """The sender with this id; `conversation_id` of the result is None if the named one is not theirs."""
-    if conversation_id is None:
-        row = connection.execute(_by_id, {"person": person_id}).first()
+def by_id(
+    connection: Connection,
+    person_id: uuid.UUID,
+    conversation_id: uuid.UUID | None = None,
+    token_id: uuid.UUID | None = None,
+) -> Sender | None:
+    """The sender with this id, where they work, or where their token does; `conversation_id` of the result is None if the named
+    one is not theirs there."""
+    values: dict[str, Any] = {"person": person_id}
+    if token_id is not None:
+        values["token"] = token_id
+    if conversation_id is not None:
+        values["conversation"] = conversation_id
+        query = _by_id_named if token_id is None else _by_token_named
     else:
-        row = connection.execute(_by_id_named, {"person": person_id, "conversation": conversation_id}).first()
-    return _sender(row)
+        query = _by_id if token_id is None else _by_token
+    return _sender(connection.execute(query, values).first())
+
+
+def within(connection: Connection, person_id: uuid.UUID, organization_id: uuid.UUID) -> Sender | None:
+    """The sender as a member of an organization, wherever they work now; without a conversation."""
+    return _sender(connection.execute(_by_id_within, {"person": person_id, "organization": organization_id}).first())
 
 
 def by_address(connection: Connection, medium: str, address: str) -> Sender | None:
@@ -91,4 +139,12 @@ def by_address(connection: Connection, medium: str, address: str) -> Sender | No
 
 
 def _sender(row: Row[Any] | None) -> Sender | None:
-    return None if row is None else Sender(*tuple(row))
+    if row is None:
+        return None
+    values = tuple(row)
+    head, own, shared = values[: -2 * _WIDTH], values[-2 * _WIDTH : -_WIDTH], values[-_WIDTH:]
+    person, organization, zone, person_active, organization_active, limits, personal, token, of_token, talk, opted_out = head
+    *plan, _rank = shared if shared[0] is not None and shared[-1] > own[-1] else own
+    active = person_active and organization_active
+    first = (person, organization, zone, active, limits, personal or [], token, of_token or [], talk, opted_out)
+    return Sender(*first, *plan)

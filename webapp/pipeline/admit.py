@@ -10,10 +10,10 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from webapp import queues
 from webapp.contracts.errors import BadInput, Conflict, LimitReached, LimitsUnknown, NotAllowed, NotFound
-from webapp.contracts.events import QuotaEvent, RequestEvent
-from webapp.contracts.limits import Limit, QuotaQuestion, Window
+from webapp.contracts.events import RequestEvent
+from webapp.contracts.limits import Limit, Window
 from webapp.contracts.providers import Capability
-from webapp.contracts.texts import clean, frames
+from webapp.contracts.texts import clean
 from webapp.extensions import current_settings, now, queue_redis, writing
 from webapp.models import (
     Conversation,
@@ -26,11 +26,15 @@ from webapp.models import (
 )
 from webapp.models.columns import new_id
 from webapp.models.senders import Sender
-from webapp.pipeline import incoming, parameters, pictures, words
+from webapp.pipeline import incoming, parameters, pictures, warnings, words
 from webapp.pipeline.entering import Entry, Refused, Repeated, insert_request, parameters_of
 from webapp.pipeline.intake import Admission, Intake, Outcome
 from webapp.pipeline.pictures import Stored
-from webapp.quota import holds
+from webapp.pipeline.timing import job_timeout_s
+from webapp.pipeline.warnings import NOTHING
+from webapp.quota import asking, holds
+from webapp.quota.asking import PolicyFailed
+from webapp.quota.credits import MILLI
 from webapp.quota.holds import Need, NoRoom
 from webapp.registry import current_registry
 from webapp.routing import costs, route
@@ -44,10 +48,8 @@ KEY_CHARS = 128
 """The longest idempotency key."""
 PICTURES_MAX = 4
 """How many pictures one message takes."""
-
-
-class _PolicyFailed(Exception):
-    """A quota policy raised, or returned what is no limit."""
+ALLOCATION_MIN, ALLOCATION_MAX = 10, 500
+"""Credits that one request may be allotted (features RQ7)."""
 
 
 def admit(intake: Intake) -> Admission:
@@ -67,8 +69,12 @@ def admit(intake: Intake) -> Admission:
     try:
         admission, queue = _in_transaction(first, None)
     except NoRoom as full:
+        if intake.batch_id is not None:
+            raise _limit_reached(full.need, intake) from None
         return _refuse(entry(), Refused(LimitReached.code, words.limit_reached(full.need, intake.operation), full.need))
-    except _PolicyFailed as exc:
+    except PolicyFailed as exc:
+        if intake.batch_id is not None:
+            raise LimitsUnknown(words.LIMITS_UNKNOWN) from exc
         return _refuse(entry(), Refused(LimitsUnknown.code, words.LIMITS_UNKNOWN, detail=str(exc)))
     if admission.outcome is Outcome.ACCEPTED and not first.waits:
         queues.put(queue_redis(), queues.EXECUTE, [str(admission.request_id)], queue, job_timeout_s(intake.operation))
@@ -84,18 +90,13 @@ def _refuse(entry: Entry, refused: Refused) -> Admission:
         return admission
     if refused.need is None:
         raise LimitsUnknown(refused.message, request_id=str(admission.request_id))
-    raise LimitReached(
-        refused.message,
-        limit=refused.need.limit.label,
-        resets_at=refused.need.resets_at,
-        request_id=str(admission.request_id),
-    )
+    raise _limit_reached(refused.need, entry.intake, str(admission.request_id))
 
 
-def job_timeout_s(operation: str = "chat") -> int:
-    """The job's time limit. The pipeline ends a call by its own deadline; this is the backstop behind it."""
-    settings = current_settings()
-    return int(settings.image_timeout_s if operation == IMAGES else settings.request_timeout_s) + 30
+def _limit_reached(need: Need, intake: Intake, request_id: str = "") -> LimitReached:
+    message = words.limit_reached(need, intake.operation)
+    alone = need.amount > need.limit.maximum
+    return LimitReached(message, limit=need.limit.label, resets_at=need.resets_at, request_id=request_id, alone=alone)
 
 
 def _checked(intake: Intake) -> str:
@@ -110,6 +111,9 @@ def _checked(intake: Intake) -> str:
         raise BadInput("key", f"An idempotency key has 1 to {KEY_CHARS} characters, none of them a control character.")
     if len(intake.pictures) > PICTURES_MAX:
         raise BadInput("pictures", f"At most {PICTURES_MAX} pictures fit into one message.")
+    allocation = intake.allocation
+    if allocation is not None and not (type(allocation) is int and ALLOCATION_MIN <= allocation <= ALLOCATION_MAX):
+        raise BadInput("allocation", f"An allocation is a whole number of credits from {ALLOCATION_MIN} to {ALLOCATION_MAX}.")
     parameters.check(intake.parameters)
     return text
 
@@ -146,6 +150,7 @@ def _in_transaction(entry: Entry, refused: Refused | None) -> tuple[Admission, s
                 raise
             entry.events.clear()
             entry.deliveries.clear()
+            entry.told = NOTHING
     raise AssertionError("unreachable")
 
 
@@ -167,45 +172,24 @@ def _enter(connection: Connection, entry: Entry, refused: Refused | None) -> tup
         sender = known.sender
     conversation_id = _conversation(connection, entry, sender)
     request_id = new_id()
-    queue = queues.queue_for(sender.priority)
-    amounts = insert_request(connection, entry, sender, request_id, conversation_id, queue, refused)
+    limits = _limits(entry, sender) if refused is None else []
+    filed = insert_request(connection, entry, sender, request_id, conversation_id, limits, refused)
     if message is not None and not incoming.record(connection, message, entry.text, sender.person_id, request_id, entry.at):
         raise Repeated
     if refused is None:
-        holds.take(connection, request_id, holds.needs(_limits(entry, sender), amounts, entry.at, sender.time_zone))
+        limits = asking.held_at(limits, filed.provider)
+        holds.take(connection, request_id, holds.needs(limits, filed.amounts, entry.at, sender.time_zone))
     else:
         _note_refusal(connection, entry, sender, request_id, refused)
     entry.events.append(("request_admitted", _request_event(entry, sender, request_id, refused)))
     outcome = Outcome.ACCEPTED if refused is None else Outcome.IGNORED
-    return Admission(outcome, request_id, conversation_id), queue
+    return Admission(outcome, request_id, conversation_id), filed.queue
 
 
 def _limits(entry: Entry, sender: Sender) -> list[Limit]:
-    """What every policy says. An unknown limit is not an absent one: a policy that fails refuses the request."""
-    question = QuotaQuestion(
-        person_id=str(sender.person_id),
-        organization_id=str(sender.organization_id),
-        plan=sender.plan,
-        plan_limits=sender.plan_limits,
-        operation=entry.intake.operation,
-        channel=entry.intake.medium,
-    )
-    found: dict[tuple[str, str, Window], Limit] = {}
-    for policy in current_registry().policies.values():
-        try:
-            for limit in policy.limits(question):
-                if not isinstance(limit, Limit):
-                    raise TypeError(f"a {type(limit).__name__} is no limit")
-                same = found.setdefault((limit.subject, limit.name, limit.window), limit)
-                if same.dimension is not limit.dimension:
-                    raise ValueError(f"the limit {limit.name} is there already, of another dimension")
-                # Two policies with the same limit: the stricter one holds.
-                if limit.maximum < same.maximum:
-                    found[limit.subject, limit.name, limit.window] = limit
-        except (Exception, SystemExit) as exc:
-            log.error("the quota policy %s failed: %s\n%s", policy.name, type(exc).__name__, frames(exc))
-            raise _PolicyFailed(f"The quota policy {policy.name} failed: {type(exc).__name__}: {exc}") from exc
-    return list(found.values())
+    intake = entry.intake
+    credits = current_settings().allocation_credits if intake.allocation is None else intake.allocation
+    return asking.limits_for(asking.question_of(sender, intake.operation, intake.medium, credits * MILLI))
 
 
 def _note_refusal(connection: Connection, entry: Entry, sender: Sender, request_id: uuid.UUID, refused: Refused) -> None:
@@ -224,34 +208,42 @@ def _note_refusal(connection: Connection, entry: Entry, sender: Sender, request_
                 "created_at": entry.at,
             },
         )
-    if message is None or (need is not None and not holds.notice_once(connection, need, entry.at)):
+    first = need is not None and holds.notice_once(connection, need, entry.at)
+    if need is not None and need.limit.window is not Window.REQUEST:
+        entry.told = warnings.refused(connection, sender.person_id, sender.organization_id, need, entry.at)
+    if message is None or (need is not None and not first):
         return
     entry.deliveries.append(
         incoming.reply(connection, message, refused.message, DeliveryKind.NOTICE, sender.person_id, request_id, entry.at)
     )
-    if need is not None:
-        entry.events.append(("quota_warning", _quota_event(sender, need)))
 
 
 def _signed_in(connection: Connection, intake: Intake) -> Sender:
     assert intake.person_id is not None, "an intake names a person or carries a message"
-    sender = senders.by_id(connection, intake.person_id, intake.conversation_id)
+    if intake.organization_id is not None:
+        sender = senders.within(connection, intake.person_id, intake.organization_id)
+    else:
+        sender = senders.by_id(connection, intake.person_id, intake.conversation_id, intake.token_id)
     if sender is None or not sender.active:
         raise NotAllowed("Your account is not active. Ask the operator to activate it.")
     if intake.conversation_id is not None and sender.conversation_id is None:
         raise NotFound("There is no such conversation.")
+    if intake.urgent and "urgent" not in sender.features:
+        raise NotAllowed("Your plan does not include urgent requests.")
     return sender
 
 
-def _conversation(connection: Connection, entry: Entry, sender: Sender) -> uuid.UUID:
+def _conversation(connection: Connection, entry: Entry, sender: Sender) -> uuid.UUID | None:
     """The conversation to continue, or a new one titled by the message's beginning."""
     intake = entry.intake
+    if intake.batch_id is not None:
+        return None
     if sender.conversation_id is not None and not intake.new_conversation:
         return sender.conversation_id
     if connection.dialect.name != "sqlite" and not intake.new_conversation:
         # Two first messages at once must not start two conversations: the second waits here and finds the first's.
         connection.execute(select(Person.id).where(Person.id == sender.person_id).with_for_update())
-        again = senders.by_id(connection, sender.person_id, None)
+        again = senders.by_id(connection, sender.person_id, None, intake.token_id)
         if again is not None and again.conversation_id is not None:
             return again.conversation_id
     conversation_id = new_id()
@@ -299,6 +291,7 @@ def _tell(entry: Entry) -> None:
     registry = current_registry()
     for hook, event in entry.events:
         registry.emit(hook, event)
+    entry.told.after_commit()
 
 
 def _request_event(entry: Entry, sender: Sender, request_id: uuid.UUID, refused: Refused | None) -> RequestEvent:
@@ -310,13 +303,4 @@ def _request_event(entry: Entry, sender: Sender, request_id: uuid.UUID, refused:
         operation=entry.intake.operation,
         status=RequestStatus.QUEUED if refused is None else RequestStatus.REJECTED,
         error_code="" if refused is None else refused.code,
-    )
-
-
-def _quota_event(sender: Sender, need: Need) -> QuotaEvent:
-    return QuotaEvent(
-        person_id=str(sender.person_id),
-        limit=need.limit.label,
-        maximum=need.limit.maximum,
-        resets_at=need.resets_at.isoformat(),
     )

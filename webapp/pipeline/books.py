@@ -14,6 +14,7 @@ from webapp.contracts.texts import clean
 from webapp.models import Attachment, AttachmentKind, Attempt, LedgerEntry, Request
 from webapp.models.columns import new_id
 from webapp.pipeline.endings import HOUSE, PERSON, Call, Ending
+from webapp.quota import credits
 
 
 def cut(text: str | None, size: int) -> str | None:
@@ -112,6 +113,7 @@ def _entry(request_id: uuid.UUID, row: Any, call: Call, attempt_id: uuid.UUID, c
         "reasoning_tokens": used.reasoning_tokens,
         "pictures": used.pictures,
         "cost_microusd": used.cost_microusd,
+        "credits_millicredits": credits.of_cost(used.cost_microusd),
         "estimated": used.estimated,
         "price_source": cut(used.price_source, 255) or "",
         "price_date": cut(used.price_date, 10),

@@ -35,6 +35,14 @@ class Claimed:
     reply_channel: str | None
     held_microusd: int
     cancel_asked_at: datetime | None
+    channel: str
+    retries: int
+    token_id: uuid.UUID | None
+    held_provider: str | None
+    cap_microusd: int | None
+    tokens_before: int
+    """What earlier executions have used."""
+    cost_before_microusd: int
 
 
 _table = table_of(Request)
@@ -62,6 +70,13 @@ _claim = (
         _table.c.reply_channel,
         _table.c.held_microusd,
         _table.c.cancel_asked_at,
+        _table.c.channel,
+        _table.c.retries,
+        _table.c.token_id,
+        _table.c.held_provider,
+        _table.c.cap_microusd,
+        _table.c.input_tokens + _table.c.output_tokens,
+        _table.c.cost_microusd,
     )
 )
 

@@ -87,6 +87,8 @@ class Ending:
     error_message: str = ""
     detail: str = ""
     troubles: tuple[tuple[str, str, str], ...] = field(default=())
+    may_pass: bool = False
+    """Whether the failure may pass by itself and nobody has read anything yet, so that it is worth trying again."""
 
     @property
     def used(self) -> Used:
@@ -101,3 +103,8 @@ class Ending:
             output_tokens=sum(used.output_tokens for used in calls),
             cost_microusd=sum(used.cost_microusd for used in calls),
         )
+
+    @property
+    def counts(self) -> int:
+        """1 for a request that was answered; a kept answer is free and counts on no limit."""
+        return 1 if (self.answer or self.pictures) and not self.cached else 0

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, insert
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from webapp.contracts.limits import Dimension
+from webapp import queues
+from webapp.contracts.limits import Dimension, Limit
 from webapp.extensions import current_settings, table_of
 from webapp.models import Attachment, AttachmentKind, Request, RequestStatus
 from webapp.models.columns import new_id
@@ -20,12 +22,17 @@ from webapp.models.senders import Sender
 from webapp.pipeline.intake import Intake
 from webapp.pipeline.pictures import Stored
 from webapp.pipeline.text_work import PICTURE_TOKENS
+from webapp.pipeline.warnings import NOTHING, Told
+from webapp.quota import asking, credits
 from webapp.quota.holds import Need
+from webapp.quota.priority import score
 from webapp.routing import costs, prices, route, vendors
 from webapp.routing.route import IMAGES, Ask, Route, Target
 
 log = logging.getLogger(__name__)
 
+_SHORTEST_TOKENS = 64
+"""An answer that has to be shorter than this is not worth asking for."""
 DRAWING_TOKENS = 8_192
 """What a picture may use of a vendor that counts tokens for it."""
 
@@ -38,6 +45,15 @@ class Refused:
     message: str
     need: Need | None = None
     detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Filed:
+    """A request as it was stored: its queue, what it may use at most, and the provider that will probably answer ('': none)."""
+
+    queue: str
+    amounts: Mapping[Dimension, int]
+    provider: str
 
 
 class Repeated(Exception):
@@ -59,6 +75,7 @@ class Entry:
     """Whether it was stored to wait for cheaper hours, and must not be enqueued now."""
     events: list[tuple[str, object]] = field(default_factory=list)
     deliveries: list[uuid.UUID] = field(default_factory=list)
+    told: Told = NOTHING
 
 
 _requests = table_of(Request)
@@ -76,15 +93,15 @@ def insert_request(
     entry: Entry,
     sender: Sender,
     request_id: uuid.UUID,
-    conversation_id: uuid.UUID,
-    queue: str,
+    conversation_id: uuid.UUID | None,
+    limits: Sequence[Limit],
     refused: Refused | None,
-) -> dict[Dimension, int]:
+) -> Filed:
     """Store the request; returns what is to be held for it. Raises `Repeated` for a known idempotency key."""
     intake, message = entry.intake, entry.intake.message
     prompt_tokens = prices.estimate_tokens(current_settings().system_prompt) + prices.estimate_tokens(entry.text)
     prompt_tokens += PICTURE_TOKENS * len(entry.pictures)
-    earlier = sender.context_tokens if sender.conversation_id == conversation_id else 0
+    earlier = sender.context_tokens if conversation_id is not None and sender.conversation_id == conversation_id else 0
     drawing = intake.operation == IMAGES
     ask = replace(
         entry.ask,
@@ -93,10 +110,13 @@ def insert_request(
         input_tokens=prompt_tokens + (0 if drawing else earlier) + 3 * prices.TURN_TOKENS,
         output_tokens=DRAWING_TOKENS if drawing else sender.max_output_tokens,
     )
-    target = _target(ask, entry.path)
+    cap = asking.cap_microusd(limits)
+    target, ask = _within(cap, ask, _targets(ask, entry.path))
     amounts = _amounts(target, ask)
     not_before = _cheaper_hours(entry, target)
     entry.waits = not_before is not None
+    priority = score(sender.priority, intake.operation, intake.urgent, batch=intake.batch_id is not None)
+    filed = Filed(queues.queue_for(priority), amounts, target.provider.name if target else "")
     values: dict[str, Any] = {
         "id": request_id,
         "person_id": sender.person_id,
@@ -112,8 +132,14 @@ def insert_request(
         "max_input_tokens": ask.input_tokens,
         "max_output_tokens": ask.output_tokens,
         "held_microusd": amounts[Dimension.COST] if refused is None else 0,
-        "queue": queue,
-        "priority": sender.priority,
+        "held_provider": filed.provider or None,
+        "allocation_millicredits": None if intake.allocation is None else intake.allocation * credits.MILLI,
+        "cap_microusd": cap,
+        "token_id": intake.token_id,
+        "batch_id": intake.batch_id,
+        "queue": filed.queue,
+        "priority": priority,
+        "expires_at": _expires_at(entry, not_before),
         "created_at": entry.at,
         "idempotency_key": intake.idempotency_key,
         "reply_channel": message.channel if message else None,
@@ -128,7 +154,7 @@ def insert_request(
     elif connection.execute(_insert_once[connection.dialect.name], values).first() is None:
         raise Repeated
     _insert_pictures(connection, entry, sender, request_id)
-    return amounts
+    return filed
 
 
 def _insert_pictures(connection: Connection, entry: Entry, sender: Sender, request_id: uuid.UUID) -> None:
@@ -169,15 +195,45 @@ def _cheaper_hours(entry: Entry, target: Target | None) -> datetime | None:
 def _amounts(target: Target | None, ask: Ask) -> dict[Dimension, int]:
     """What the request may use at most, as far as that can be known before it runs."""
     cost = costs.most(target, ask.input_tokens, ask.output_tokens, ask.pictures).cost_microusd
-    return {Dimension.REQUESTS: 1, Dimension.TOKENS: ask.input_tokens + ask.output_tokens, Dimension.COST: cost}
+    return {
+        Dimension.REQUESTS: 1,
+        Dimension.TOKENS: ask.input_tokens + ask.output_tokens,
+        Dimension.COST: cost,
+        Dimension.CREDITS: credits.of_cost(cost),
+    }
 
 
-def _target(ask: Ask, path: Route) -> Target | None:
+def _within(cap_microusd: int | None, ask: Ask, targets: Sequence[Target]) -> tuple[Target | None, Ask]:
+    """The first target that the request's own bound pays for, and the request as it is then: where the bound pays for no
+    answer of the usual length, a shorter one. With none in reach it is the first target, and the bound refuses it."""
+    first = targets[0] if targets else None
+    if cap_microusd is None:
+        return first, ask
+    for target in targets or (None,):
+        if costs.most(target, ask.input_tokens, ask.output_tokens, ask.pictures).cost_microusd <= cap_microusd:
+            return target, ask
+    if ask.pictures:
+        return first, ask
+    for target in targets or (None,):
+        read = costs.most(target, ask.input_tokens, 0).cost_microusd
+        whole = costs.most(target, ask.input_tokens, ask.output_tokens).cost_microusd
+        shorter = ask.output_tokens * (cap_microusd - read) // max(whole - read, 1) - 1
+        if shorter >= _SHORTEST_TOKENS:
+            return target, replace(ask, output_tokens=shorter)
+    return first, ask
+
+
+def _expires_at(entry: Entry, not_before: datetime | None) -> datetime | None:
+    if entry.intake.batch_id is not None:
+        return None
+    return (not_before or entry.at) + timedelta(hours=current_settings().queue_max_h)
+
+
+def _targets(ask: Ask, path: Route) -> Sequence[Target]:
     """What will probably answer, to know what it may cost. With none ready the request fails later, on the record: what the
     person wrote must not be lost here."""
     if vendors.known().rules:  # the only thing that the person makes a difference to
         path = route.plan(ask, fresh=False)
     if not path.targets:
         log.error("no target for a new request: %s", path.why_none)
-        return None
-    return path.targets[0]
+    return path.targets

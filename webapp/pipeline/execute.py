@@ -16,6 +16,7 @@ from webapp.contracts.errors import LimitReached, ProviderError, TimedOut
 from webapp.contracts.pictures import Progress
 from webapp.contracts.segments import economical, fit
 from webapp.contracts.texts import frames
+from webapp.extensions import current_settings
 from webapp.interrupts import shielded
 from webapp.models import RequestStatus
 from webapp.pipeline import charges, lease, words
@@ -38,17 +39,18 @@ def execute(request_id: uuid.UUID) -> bool:
     taken = claim(request_id)
     if taken is None:
         return False
-    for _ in run(taken):
+    for _ in run(taken, patient=True):
         pass
     return True
 
 
-def run(taken: Claimed) -> Iterator[str | Progress]:
+def run(taken: Claimed, *, patient: bool = False) -> Iterator[str | Progress]:
     """Yield the answer's pieces as they come, and a picture's progress. Ends settled: also when the vendors fail, time runs
-    out, or the reader goes."""
+    out, or the reader goes. A `patient` execution that fails for a reason that may pass puts the request back to the queue
+    instead, as often as the settings allow."""
     publisher = Publisher(taken.id, taken.attempt)
     work: Work = ImageWork(taken) if taken.operation == IMAGES else TextWork(taken)
-    end = _End(taken, work, publisher)
+    end = _End(taken, work, publisher, patient=patient)
     ending = _failed("internal")
     try:
         try:
@@ -64,7 +66,7 @@ def run(taken: Claimed) -> Iterator[str | Progress]:
                             break
             ending = work.ended(stopped=stopped)
         except ProviderError as exc:
-            ending = _stopped(work) if work.stop_asked() else _failed_by_vendor(exc)
+            ending = _stopped(work) if work.stop_asked() else _failed_by_vendor(exc, unread=not work.produced)
             log.warning("request %s failed: %s", taken.id, ending.error_code)
         except LimitReached as exc:
             ending = replace(_failed(exc.code, detail=exc.message), error_message=exc.message)
@@ -89,8 +91,9 @@ def run(taken: Claimed) -> Iterator[str | Progress]:
 class _End:
     """The end of an execution. It takes place once, and once it has begun nothing interrupts it."""
 
-    def __init__(self, taken: Claimed, work: Work, publisher: Publisher) -> None:
+    def __init__(self, taken: Claimed, work: Work, publisher: Publisher, *, patient: bool) -> None:
         self._taken = taken
+        self._patient = patient
         self._work = work
         self._publisher = publisher
         self._begun = False
@@ -105,13 +108,20 @@ class _End:
             self._begun = True
             try:
                 ending = _recorded(taken, self._work, ending)
-                self._settled = settle(taken.id, taken.claim, ending)
+                self._settled = settle(taken.id, taken.claim, ending, again_after_s=self._again_after_s(ending))
                 if self._settled is None:
                     settle_unowned(taken.id, taken.attempt, ending)
-                else:
+                elif self._settled.again_at is None:
                     self._publisher.end(self._settled.ending.status)
             finally:
                 lease.end(taken.claim)
+
+    def _again_after_s(self, ending: Ending) -> float | None:
+        """After how many seconds the request is to be tried again, None if it has ended for good."""
+        settings = current_settings()
+        if not (self._patient and ending.may_pass and self._taken.retries < settings.job_retries):
+            return None
+        return settings.retry_wait_after_s(self._taken.retries)
 
     def tell(self) -> None:
         """Send the answer on its way and tell the plugins. They take their time, so a job's limit counts again."""
@@ -124,9 +134,10 @@ def _failed(code: str, *, detail: str = "") -> Ending:
     return Ending(RequestStatus.FAILED, error_code=code, error_message=words.failed(code), detail=detail)
 
 
-def _failed_by_vendor(exc: ProviderError) -> Ending:
+def _failed_by_vendor(exc: ProviderError, *, unread: bool) -> Ending:
     try:
-        return _failed(str(exc.code), detail=f"{exc.message} {exc.detail}".strip())
+        failed = _failed(str(exc.code), detail=f"{exc.message} {exc.detail}".strip())
+        return replace(failed, may_pass=unread and bool(exc.retryable))
     except Exception as broken:
         # An error that a plugin has made without the words that belong to it.
         return _failed(ProviderError.code, detail=f"{type(exc).__name__}, whose message raised {type(broken).__name__}")

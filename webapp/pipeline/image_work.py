@@ -14,7 +14,6 @@ from webapp.contracts.calls import Picture, Usage
 from webapp.contracts.errors import BadInput, MalformedAnswer, Rejected, TimedOut, Unavailable
 from webapp.contracts.pictures import Drawn, ImageAction, ImageCall, Progress
 from webapp.contracts.texts import clean
-from webapp.extensions import current_settings
 from webapp.models import RequestStatus
 from webapp.pipeline import charges, pictures
 from webapp.pipeline.claims import Claimed
@@ -52,10 +51,6 @@ class ImageWork(Work):
         self._source: Picture | None = None
         self._drawn: dict[int, int] = {}
         """How many pictures each call has given, by its number: also those that could not be read or stored."""
-
-    @property
-    def timeout_s(self) -> float:
-        return current_settings().image_timeout_s
 
     @property
     def produced(self) -> bool:

@@ -22,8 +22,10 @@ from webapp.models import (
     DeliveryKind,
     Direction,
     Identity,
+    Membership,
     Organization,
     Person,
+    PersonRole,
     Request,
     RequestStatus,
     senders,
@@ -235,7 +237,7 @@ def silence(connection: Connection, medium: str, address: str, at: datetime) -> 
         .returning(Request.id)
     ).scalars()
     for request_id in waiting.all():
-        holds.give_back(connection, request_id, at)
+        holds.give_back(connection, request_id, at, by="stop", why="opted_out")
 
 
 def _not_invited(connection: Connection, message: InboundMessage) -> str:
@@ -260,6 +262,10 @@ def _register(connection: Connection, medium: str, address: str, *, active: bool
             "active": active,
             "created_at": at,
         },
+    )
+    connection.execute(
+        insert(Membership),
+        {"person_id": person_id, "organization_id": organization_id, "role": PersonRole.MEMBER, "limits": [], "created_at": at},
     )
     connection.execute(
         insert(Identity),

@@ -20,7 +20,11 @@ class Intake:
 
     `parameters` shape the answer: `model` (provider/model, where the door allows it), `output` ({name, schema} for JSON),
     `fresh` (no kept answer), and for pictures `width`, `height`, `seed`, `style`, `negative_prompt`, `action`. `pictures` come
-    with the prompt. `may_wait` holds the request until its vendor's cheaper hours.
+    with the prompt. `may_wait` holds the request until its vendor's cheaper hours. `urgent` moves it forward, where the plan
+    includes that. `allocation` is how many credits it may cost (10 to 500), None for the installation's setting.
+
+    `token_id` is the API token that it came with. A request of a batch names it and its organization: it goes to the low
+    queue, belongs to no conversation, and is not stored where a limit has no room for it.
     """
 
     medium: str
@@ -34,6 +38,11 @@ class Intake:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     pictures: tuple[bytes, ...] = ()
     may_wait: bool = False
+    urgent: bool = False
+    allocation: int | None = None
+    token_id: uuid.UUID | None = None
+    batch_id: uuid.UUID | None = None
+    organization_id: uuid.UUID | None = None
 
 
 class Outcome(StrEnum):

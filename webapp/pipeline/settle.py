@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, bindparam, insert, update
@@ -31,10 +31,12 @@ from webapp.models import (
     RequestStatus,
 )
 from webapp.models.columns import new_id
-from webapp.pipeline import books, words
+from webapp.pipeline import books, letters, warnings, words
 from webapp.pipeline.books import cut
-from webapp.pipeline.endings import Call, Ending
-from webapp.quota import holds
+from webapp.pipeline.endings import PERSON, Call, Ending
+from webapp.pipeline.timing import job_timeout_s
+from webapp.pipeline.warnings import NOTHING, Told
+from webapp.quota import credits, holds
 from webapp.registry import current_registry
 
 log = logging.getLogger(__name__)
@@ -59,16 +61,20 @@ _VALUES = (
     "error_message",
     "provider",
     "model",
-    "input_tokens",
-    "output_tokens",
-    "cost_microusd",
     "ended_at",
 )
+_SUMS = ("input_tokens", "output_tokens", "cost_microusd", "credits_millicredits")
+"""What is added to what earlier executions have used."""
 _end = (
     update(_table)
     .where(_table.c.id == bindparam("b_id"), _table.c.status == RequestStatus.PROCESSING)
     .where(_table.c.claim == bindparam("b_claim"))
-    .values(claim=None, lease_until=None, **{name: bindparam(name) for name in _VALUES})
+    .values(
+        claim=None,
+        lease_until=None,
+        **{name: bindparam(name) for name in _VALUES},
+        **{name: _table.c[name] + bindparam(name) for name in _SUMS},
+    )
     .returning(
         _table.c.person_id,
         _table.c.organization_id,
@@ -82,14 +88,48 @@ _end = (
         _table.c.started_at,
     )
 )
+_again = (
+    update(_table)
+    .where(_table.c.id == bindparam("b_id"), _table.c.status == RequestStatus.PROCESSING)
+    .where(_table.c.claim == bindparam("b_claim"), _table.c.cancel_asked_at.is_(None))
+    .values(
+        status=RequestStatus.QUEUED,
+        claim=None,
+        lease_until=None,
+        retries=_table.c.retries + 1,
+        not_before=bindparam("not_before"),
+        error_code=bindparam("error_code"),
+        **{name: _table.c[name] + bindparam(name) for name in _SUMS},
+    )
+    .returning(
+        _table.c.person_id,
+        _table.c.organization_id,
+        _table.c.channel,
+        _table.c.operation,
+        _table.c.queue,
+        _table.c.attempts,
+        _table.c.started_at,
+    )
+)
 
 
-def settle(request_id: uuid.UUID, claim: uuid.UUID, ending: Ending) -> Settled | None:
+def settle(request_id: uuid.UUID, claim: uuid.UUID, ending: Ending, *, again_after_s: float | None = None) -> Settled | None:
     """End a request that this execution holds; `after_commit` is for the caller. None if it does not hold it any more: it was
-    cancelled, or taken over after this process was taken for dead; then nothing is changed. No job's limit interrupts it."""
+    cancelled, or taken over after this process was taken for dead; then nothing is changed. No job's limit interrupts it.
+
+    With `again_after_s` the request goes back to the queue instead, to be tried again, unless somebody wants it stopped."""
+
+    def work(connection: Connection) -> Settled | None:
+        at = now()
+        if again_after_s is not None:
+            back = _put_back(connection, request_id, claim, ending, at, at + timedelta(seconds=again_after_s))
+            if back is not None:
+                return back
+        return settle_within(connection, request_id, claim, ending, at)
+
     with shielded():
         try:
-            done = _patiently(lambda connection: settle_within(connection, request_id, claim, ending, now()))
+            done = _patiently(work)
         except OperationalError:
             raise
         except (StatementError, UnicodeError):
@@ -154,12 +194,16 @@ class Settled:
     delivery_id: uuid.UUID | None
     ending: Ending
     """As it was written."""
+    told: Told = NOTHING
+    """Who is told that a limit is nearly used."""
+    again_at: datetime | None = None
+    """Where the request has not ended but is to be tried again: when."""
 
 
 def settle_within(
-    connection: Connection, request_id: uuid.UUID, claim: uuid.UUID, ending: Ending, at: datetime
+    connection: Connection, request_id: uuid.UUID, claim: uuid.UUID, ending: Ending, at: datetime, *, by: str = "execution"
 ) -> Settled | None:
-    """The statements of `settle`, in the caller's transaction."""
+    """The statements of `settle`, in the caller's transaction. `by` is who ends it, for its receipts."""
     used = ending.used
     values = {
         "b_id": request_id,
@@ -177,34 +221,26 @@ def settle_within(
         "error_message": cut(ending.error_message, 2000),
         "provider": cut(used.provider, 40),
         "model": cut(used.model, 120),
-        "input_tokens": used.input_tokens,
-        "output_tokens": used.output_tokens,
-        "cost_microusd": used.cost_microusd,
         "ended_at": at,
     }
-    row = connection.execute(_end, values).first()
+    sums, at_providers = _sums(ending)
+    row = connection.execute(_end, values | sums).first()
     if row is None:
         return None
-    # A kept answer is free: it counts on no limit.
-    counted = 1 if (ending.answer or ending.pictures) and not ending.cached else 0
+    counted = ending.counts
     # The person comes before the counters, as in admission: the other way round two transactions could wait for each other.
     _marks(connection, row, counted, at)
-    holds.settle(
-        connection,
-        request_id,
-        {
-            Dimension.REQUESTS: counted,
-            Dimension.TOKENS: used.input_tokens + used.output_tokens,
-            Dimension.COST: used.cost_microusd,
-        },
-        at,
-    )
+    why = cut(ending.error_code, 40) or str(ending.status)
+    counters = holds.settle(connection, request_id, _dimensions(counted, sums), at, by=by, why=why, at_providers=at_providers)
+    told = warnings.tell(connection, row, counters, at)
     books.write(connection, request_id, row, ending, counted, at)
     books.keep_pictures(connection, request_id, row, ending, at)
-    delivery_id = _answer(connection, request_id, row, ending, at)
+    delivery_id = _answer(connection, request_id, row, ending, told.note, at)
     troubles = list(ending.troubles)
     if ending.status is RequestStatus.FAILED:
         troubles.append((ending.error_code or "internal", ending.error_message or "A request failed.", ending.detail))
+        last_error = ending.detail or ending.error_message
+        letters.write(connection, request_id, ending.error_code or "internal", last_error, row.attempts, at)
     if troubles:
         errors = [
             {
@@ -219,14 +255,63 @@ def settle_within(
             for code, message, detail in troubles
         ]
         connection.execute(insert(ErrorLog), errors)
-    return Settled(row, delivery_id, ending)
+    return Settled(row, delivery_id, ending, told)
+
+
+def _put_back(
+    connection: Connection, request_id: uuid.UUID, claim: uuid.UUID, ending: Ending, at: datetime, again_at: datetime
+) -> Settled | None:
+    """Back to the queue, with what this execution has used on the books. Its holds stay."""
+    sums, at_providers = _sums(ending)
+    values = {"b_id": request_id, "b_claim": claim, "not_before": again_at, "error_code": cut(ending.error_code, 40)}
+    row = connection.execute(_again, values | sums).first()
+    if row is None:
+        return None
+    holds.note(connection, request_id, _dimensions(0, sums), at_providers)
+    books.write(connection, request_id, row, ending, 0, at)
+    return Settled(row, None, ending, again_at=again_at)
+
+
+def _sums(ending: Ending) -> tuple[dict[str, int], dict[str, dict[Dimension, int]]]:
+    """What the person's calls have used, in all and at each provider."""
+    sums = dict.fromkeys(_SUMS, 0)
+    at_providers: dict[str, dict[Dimension, int]] = {}
+    answered = ending.counts
+    for call in reversed(ending.calls):
+        if call.payer != PERSON:
+            continue
+        used, credited = call.used, credits.of_cost(call.used.cost_microusd)
+        for name, amount in zip(_SUMS, (used.input_tokens, used.output_tokens, used.cost_microusd, credited), strict=True):
+            sums[name] += amount
+        there = at_providers.setdefault(used.provider, dict.fromkeys(Dimension, 0))
+        there[Dimension.REQUESTS] += answered
+        there[Dimension.TOKENS] += used.input_tokens + used.output_tokens
+        there[Dimension.COST] += used.cost_microusd
+        there[Dimension.CREDITS] += credited
+        answered = 0  # the last call is the one that answered
+    return sums, at_providers
+
+
+def _dimensions(counted: int, sums: Mapping[str, int]) -> dict[Dimension, int]:
+    return {
+        Dimension.REQUESTS: counted,
+        Dimension.TOKENS: sums["input_tokens"] + sums["output_tokens"],
+        Dimension.COST: sums["cost_microusd"],
+        Dimension.CREDITS: sums["credits_millicredits"],
+    }
 
 
 def after_commit(request_id: uuid.UUID, settled: Settled, ending: Ending) -> None:
     """Send what is to be sent, and tell the listeners."""
+    row = settled.row
+    if settled.again_at is not None:
+        # Later ones the sweep enqueues when their time has come.
+        if settled.again_at <= now():
+            queues.put(queue_redis(), queues.EXECUTE, [str(request_id)], row.queue, job_timeout_s(row.operation))
+        return
     if settled.delivery_id is not None:
         queues.put(queue_redis(), queues.DELIVER, [str(settled.delivery_id)], queues.HIGH)
-    row = settled.row
+    settled.told.after_commit()
     event = RequestEvent(
         request_id=str(request_id),
         person_id=str(row.person_id),
@@ -263,8 +348,11 @@ def _marks(connection: Connection, row: Any, counted: int, at: datetime) -> None
         connection.execute(_seen_conversation, {"b_id": row.conversation_id, "at": at})
 
 
-def _answer(connection: Connection, request_id: uuid.UUID, row: Any, ending: Ending, at: datetime) -> uuid.UUID | None:
-    """Write the message that takes the answer, or the apology, to somebody who is not looking at a page."""
+def _answer(
+    connection: Connection, request_id: uuid.UUID, row: Any, ending: Ending, note: str, at: datetime
+) -> uuid.UUID | None:
+    """Write the message that takes the answer, or the apology, to somebody who is not looking at a page. `note` is what they
+    are told of their limits with it."""
     if row.reply_channel is None or ending.status not in (RequestStatus.COMPLETED, RequestStatus.FAILED):
         return None
     channel = current_registry().channels.get(row.reply_channel)
@@ -272,6 +360,8 @@ def _answer(connection: Connection, request_id: uuid.UUID, row: Any, ending: End
     if ending.status is RequestStatus.COMPLETED and not answer:
         answer = words.pictures_ready(len(ending.pictures), current_settings().public_url)
     body = (ending.reply_text or answer) if answer else words.failed(ending.error_code)
+    if note and channel is not None and len(body) + len(note) + 2 <= channel.max_chars:
+        body = f"{body}\n\n{note}"
     delivery_id = new_id()
     connection.execute(
         insert(Delivery),

@@ -28,7 +28,7 @@ from webapp.pipeline import charges, lease
 from webapp.pipeline.claims import Claimed
 from webapp.pipeline.endings import Call
 from webapp.quota import house
-from webapp.quota.holds import Need
+from webapp.quota.house import Reservation
 from webapp.registry import current_registry
 from webapp.routing import costs, http, prices, route
 from webapp.routing.calls import Calls, closable
@@ -246,7 +246,7 @@ def _listen(calls: Calls[Text | Usage], said: list[str], until: float) -> bool:
     return False
 
 
-def _settle(room: Need, charged: tuple[Call, ...]) -> None:
+def _settle(room: Reservation, charged: tuple[Call, ...]) -> None:
     try:
         with writing() as connection:
             house.settle(connection, room, sum(call.used.cost_microusd for call in charged))

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import redis
-from sqlalchemy import ColumnElement, Select, insert, or_, select, true, update
+from sqlalchemy import ColumnElement, Select, func, insert, or_, select, true, update
 from sqlalchemy.exc import OperationalError
 
 from webapp import queues
@@ -23,10 +23,11 @@ from webapp.extensions import current_settings, now, queue_redis, reading, writi
 from webapp.models import Attempt, Conversation, Delivery, Request, RequestStatus, unfinished
 from webapp.models.columns import new_id
 from webapp.pipeline import deliver, lease, stream, words
-from webapp.pipeline.admit import job_timeout_s
 from webapp.pipeline.endings import Call, Ending, Used
 from webapp.pipeline.settle import after_commit, settle_within
+from webapp.pipeline.timing import job_timeout_s
 from webapp.queues import Task
+from webapp.quota import holds
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +47,14 @@ class Swept:
     enqueued: int = 0
     taken_over: int = 0
     given_up: int = 0
+    expired: int = 0
+    """Requests that waited for too long, and holds whose owner has died."""
     deliveries: int = 0
     looked_up: int = 0
 
     @property
     def anything(self) -> bool:
-        return any((self.enqueued, self.taken_over, self.given_up, self.deliveries, self.looked_up))
+        return any((self.enqueued, self.taken_over, self.given_up, self.expired, self.deliveries, self.looked_up))
 
 
 def sweep() -> Swept:
@@ -63,10 +66,12 @@ def sweep() -> Swept:
         # While the database is away nobody can prolong a lease: afterwards everybody gets the time to do it.
         _leases_count_from = time.monotonic() + current_settings().lease_s
         raise
+    expired = _expire()
     swept = Swept(
         enqueued=_enqueue_waiting(),
         taken_over=taken_over,
         given_up=given_up,
+        expired=expired,
         deliveries=_enqueue_deliveries(),
         looked_up=_look_up_unknown(),
     )
@@ -82,12 +87,19 @@ def _take_over() -> tuple[int, int]:
         lost = connection.execute(_processing().where(Request.lease_until < at).limit(_BATCH)).all()
     taken_over = given_up = 0
     for row in lost:
-        if row.attempts >= current_settings().max_attempts:
+        if _times_lost(row.id) + 1 >= current_settings().poison_after:
             given_up += _give_up(row, at)
         elif _back_to_the_queue(row, "lost", "worker_lost", Request.lease_until < at):
             taken_over += 1
             log.warning("request %s is taken over: its process died in attempt %d", row.id, row.attempts)
     return taken_over, given_up
+
+
+def _times_lost(request_id: uuid.UUID) -> int:
+    """How many executions of a request have died so far."""
+    lost = select(func.count()).where(Attempt.request_id == request_id, Attempt.error_code == "worker_lost")
+    with reading() as connection:
+        return connection.execute(lost).scalar_one()
 
 
 def hand_back() -> int:
@@ -153,7 +165,8 @@ def _give_up(row: Any, at: datetime) -> int:
         (Call(Used(), outcome="lost", started_at=row.started_at, error_code="worker_lost"),),
         error_code="worker_lost",
         error_message=words.failed("worker_lost"),
-        detail=f"The executing process died {current_settings().max_attempts} times.",
+        detail="The process that executed it died each time; the last one was its execution number "
+        f"{row.attempts}. It may be what kills them.",
     )
     with writing() as connection:
         # Its process may have come back to life since it was found.
@@ -162,11 +175,53 @@ def _give_up(row: Any, at: datetime) -> int:
             .where(Request.id == row.id, Request.claim == row.claim, Request.lease_until < at)
             .values(lease_until=at)
         )
-        settled = settle_within(connection, row.id, row.claim, ending, now()) if dead.rowcount == 1 else None
+        settled = settle_within(connection, row.id, row.claim, ending, now(), by="sweep") if dead.rowcount == 1 else None
     if settled is None:
         return 0
     after_commit(row.id, settled, ending)
     stream.publish_end(row.id, RequestStatus.FAILED)
+    return 1
+
+
+def _expire() -> int:
+    """End what nobody waits for any more: requests that were queued for too long, and reservations of dead processes."""
+    at = now()
+    with reading() as connection:
+        late = (
+            connection.execute(
+                select(Request.id)
+                .where(Request.status == RequestStatus.QUEUED, unfinished(), Request.expires_at < at)
+                .order_by(Request.id)
+                .limit(_BATCH)
+            )
+            .scalars()
+            .all()
+        )
+    ended = sum(_expire_request(request_id, at) for request_id in late)
+    with writing() as connection:
+        return ended + holds.expire(connection, at)
+
+
+def _expire_request(request_id: uuid.UUID, at: datetime) -> int:
+    hours = current_settings().queue_max_h
+    ending = Ending(
+        RequestStatus.FAILED,
+        error_code="expired",
+        error_message=words.failed("expired"),
+        detail=f"It was not executed within {hours:g} hours (SWITCHHOOK_QUEUE_MAX_H): there are too few workers, or none.",
+    )
+    claim = new_id()
+    with writing() as connection:
+        mine = connection.execute(
+            update(Request)
+            .where(Request.id == request_id, Request.status == RequestStatus.QUEUED, Request.expires_at < at)
+            .values(status=RequestStatus.PROCESSING, claim=claim)
+        )
+        settled = settle_within(connection, request_id, claim, ending, now(), by="sweep") if mine.rowcount == 1 else None
+    if settled is None:
+        return 0
+    after_commit(request_id, settled, ending)
+    stream.publish_end(request_id, RequestStatus.FAILED)
     return 1
 
 

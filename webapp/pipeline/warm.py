@@ -34,9 +34,10 @@ from webapp.extensions import current_settings, now, queue_redis, reading, writi
 from webapp.models import Conversation, Person, PersonRole, Request, RequestStatus
 from webapp.models.requests import ENDED
 from webapp.pipeline import kept
-from webapp.pipeline.admit import admit, job_timeout_s
+from webapp.pipeline.admit import admit
 from webapp.pipeline.execute import execute
 from webapp.pipeline.intake import Intake
+from webapp.pipeline.timing import job_timeout_s
 
 log = logging.getLogger(__name__)
 

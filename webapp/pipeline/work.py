@@ -15,10 +15,10 @@ from webapp.contracts.pictures import Progress
 from webapp.contracts.sorting import Sorting
 from webapp.extensions import current_settings, now, table_of, writing
 from webapp.models import Request, RequestStatus
-from webapp.pipeline import charges, lease, words
+from webapp.pipeline import charges, further, lease, timing, words
 from webapp.pipeline.claims import Claimed
 from webapp.pipeline.endings import Call, Ending
-from webapp.quota import holds
+from webapp.quota import credits, holds
 from webapp.routing import costs, route
 from webapp.routing.calls import Calls, Tried
 from webapp.routing.route import Ask, Route, Target
@@ -27,6 +27,7 @@ _SHOWN_MAX = 20
 _SHOWN_CHARS = 300
 """Of the models that the record of a route names, and of each one's name and reason: they are vendors' words."""
 
+_LIMITED = ((Dimension.COST, "spending"), (Dimension.CREDITS, "credits"), (Dimension.TOKENS, "tokens"))
 _table = table_of(Request)
 _holds_more = (
     update(_table)
@@ -46,15 +47,17 @@ class Work:
         self.calls: Calls[Any] | None = None
         self._held = {
             Dimension.COST: taken.held_microusd,
+            Dimension.CREDITS: credits.of_cost(taken.held_microusd),
             Dimension.TOKENS: taken.max_input_tokens + taken.max_output_tokens,
         }
+        self._held_at = {taken.held_provider}
         # An earlier execution, which lost the request, may have held more tokens than it was admitted with.
         self._tokens_known = taken.attempt <= 1
 
     @property
     def timeout_s(self) -> float:
         """How long all calls together may take."""
-        return current_settings().request_timeout_s
+        return timing.timeout_s(self.taken.operation)
 
     def pieces(self) -> Generator[str | Progress, None, None]:
         """What there is to show, as it comes."""
@@ -89,20 +92,28 @@ class Work:
 
     def afford(self, target: Target) -> None:
         """Hold what a target may use beyond what is held, on top of what earlier calls have used. Raises `LimitReached`."""
-        ask = self.ask()
+        ask, taken = self.ask(), self.taken
         used = [call.used for call in self._charged()]
+        cost = taken.cost_before_microusd + sum(each.cost_microusd for each in used)
+        cost += costs.most(target, ask.input_tokens, ask.output_tokens, ask.pictures).cost_microusd
+        tokens = taken.tokens_before + sum(each.input_tokens + each.output_tokens for each in used)
         most = {
-            Dimension.COST: sum(each.cost_microusd for each in used)
-            + costs.most(target, ask.input_tokens, ask.output_tokens, ask.pictures).cost_microusd,
-            Dimension.TOKENS: sum(each.input_tokens + each.output_tokens for each in used)
-            + ask.input_tokens
-            + ask.output_tokens,
+            Dimension.COST: cost,
+            Dimension.CREDITS: credits.of_cost(cost),
+            Dimension.TOKENS: tokens + ask.input_tokens + ask.output_tokens,
         }
-        if any(amount > self._held[dimension] for dimension, amount in most.items()):
+        if taken.cap_microusd is not None and cost > taken.cap_microusd:
+            raise LimitReached(words.OVER_ALLOCATION, limit="credits", resets_at=now())
+        name = target.provider.name
+        elsewhere = name not in self._held_at
+        if elsewhere or any(amount > self._held[dimension] for dimension, amount in most.items()):
             with writing() as connection:
-                self._hold(connection, most)
+                self._hold(connection, most, name)
+                if elsewhere:
+                    further.hold_at(connection, taken, name, most)
+            self._held_at.add(name)
 
-    def _hold(self, connection: Connection, most: Mapping[Dimension, int]) -> None:
+    def _hold(self, connection: Connection, most: Mapping[Dimension, int], provider: str) -> None:
         held = {dimension: max(amount, self._held[dimension]) for dimension, amount in most.items()}
         # The request's row first, as in settling. Who takes the request over finds there what is held already.
         row = {"b_id": self.taken.id, "b_claim": self.taken.claim, "b_held": held[Dimension.COST]}
@@ -111,9 +122,9 @@ class Work:
             known = holds.held(connection, self.taken.id, Dimension.TOKENS)
             self._held[Dimension.TOKENS] = max(known, self._held[Dimension.TOKENS])
             held[Dimension.TOKENS] = max(known, held[Dimension.TOKENS])
-        for dimension, limit in ((Dimension.COST, "spending"), (Dimension.TOKENS, "tokens")):
+        for dimension, limit in _LIMITED:
             more = held[dimension] - self._held[dimension]
-            if not room or (more and not holds.top_up(connection, self.taken.id, dimension, more)):
+            if not room or (more and not holds.top_up(connection, self.taken.id, dimension, more, provider)):
                 raise LimitReached(words.TOO_DEAR, limit=limit, resets_at=now())
         self._held = held
         self._tokens_known = True

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import Connection, update
 
-from webapp.contracts.limits import Dimension, Limit
+from webapp.contracts.limits import Dimension, Limit, Window
 from webapp.models.quotas import LimitCounter
 from webapp.quota.windows import bounds
 
@@ -32,6 +33,21 @@ class Need:
     time_zone: str
 
 
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """A counter as it stands after something was settled on it."""
+
+    subject: str
+    name: str
+    window: Window
+    starts_at: datetime
+    dimension: Dimension
+    used: int
+    held: int
+    maximum: int
+    warned_percent: int
+
+
 class NoRoom(Exception):
     """A limit has no room for what is needed; whoever opened the transaction rolls it back."""
 
@@ -42,8 +58,12 @@ class NoRoom(Exception):
 
 def needs(limits: Iterable[Limit], amounts: Mapping[Dimension, int], at: datetime, time_zone: str) -> list[Need]:
     """The needs of a request that may use `amounts`, in the one order in which counters are locked."""
-    found = [Need(limit, amounts.get(limit.dimension, 0), *bounds(limit.window, at, time_zone), time_zone) for limit in limits]
+    found = [Need(limit, amounts.get(limit.dimension, 0), *_bounds(limit.window, at, time_zone), time_zone) for limit in limits]
     return sorted(found, key=lambda need: (need.limit.subject, need.limit.name, need.limit.window))
+
+
+def _bounds(window: Window, at: datetime, time_zone: str) -> tuple[datetime, datetime]:
+    return (at, at) if window is Window.REQUEST else bounds(window, at, time_zone)
 
 
 # Written by hand, and given to the driver as they are: compiling a many-row INSERT anew each time, and typing each value and
@@ -56,20 +76,37 @@ WHERE limit_counter.used + limit_counter.held + excluded.held <= excluded.maximu
 RETURNING subject, name, period
 """
 _HOLD = """
-INSERT INTO hold (request_id, subject, name, period, starts_at, dimension, amount) VALUES {rows}
+INSERT INTO hold (request_id, subject, name, period, starts_at, dimension, amount, provider) VALUES {rows}
 """
 _SETTLE = """
 INSERT INTO limit_counter (subject, name, period, starts_at, dimension, maximum, used, held) VALUES {rows}
 ON CONFLICT (subject, name, period, starts_at) DO UPDATE
 SET held = limit_counter.held - excluded.held, used = limit_counter.used + excluded.used
+RETURNING subject, name, period, starts_at, dimension, used, held, maximum, warned_percent
 """
-_CLOSE = """
-UPDATE hold SET settled_at = {mark} WHERE request_id = {mark} AND settled_at IS NULL
+# What was used of each dimension, for the limits that count it at every provider.
+_ADD = """
+UPDATE hold SET {closing}used = used + CASE WHEN provider IS NOT NULL THEN 0 ELSE CASE dimension
+WHEN 'requests' THEN {mark} WHEN 'tokens' THEN {mark} WHEN 'cost' THEN {mark} ELSE {mark} END END
+WHERE request_id = {mark} AND settled_at IS NULL
+RETURNING subject, name, period, starts_at, dimension, amount, used, provider, id
+"""
+_CLOSING = "settled_at = {mark}, settled_by = {mark}, why = {mark}, "
+_ADD_AT_PROVIDER = "UPDATE hold SET used = used + {mark} WHERE id = {mark}"
+_RESERVE = """
+INSERT INTO hold (expires_at, subject, name, period, starts_at, dimension, amount) VALUES ({rows}) RETURNING id
+"""
+_RELEASE = """
+UPDATE hold SET settled_at = {mark}, settled_by = {mark}, used = {mark} WHERE id = {mark} AND settled_at IS NULL RETURNING id
+"""
+_EXPIRE = """
+UPDATE hold SET settled_at = {mark}, settled_by = 'sweep', why = 'expired'
+WHERE settled_at IS NULL AND expires_at IS NOT NULL AND expires_at < {mark}
 RETURNING subject, name, period, starts_at, dimension, amount
 """
 _ROWS = {
     _TAKE: "({m}, {m}, {m}, {m}, {m}, {m}, 0, {m})",
-    _HOLD: "({m}, {m}, {m}, {m}, {m}, {m}, {m})",
+    _HOLD: "({m}, {m}, {m}, {m}, {m}, {m}, {m}, {m})",
     _SETTLE: "({m}, {m}, {m}, {m}, {m}, 0, {m}, {m})",
 }
 
@@ -80,6 +117,7 @@ class _Driver:
 
     mark: str
     moment: Callable[[datetime], Any]
+    read_moment: Callable[[Any], datetime]
     identity: Callable[[uuid.UUID], Any]
 
 
@@ -88,9 +126,14 @@ def _sqlite_moment(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
 
 
+@lru_cache(maxsize=512)
+def _read_sqlite_moment(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
 _DRIVERS = {
-    "sqlite": _Driver("?", _sqlite_moment, lambda identity: identity.hex),
-    "postgresql": _Driver("%s", lambda moment: moment, lambda identity: identity),
+    "sqlite": _Driver("?", _sqlite_moment, _read_sqlite_moment, lambda identity: identity.hex),
+    "postgresql": _Driver("%s", lambda moment: moment, lambda moment: moment.astimezone(UTC), lambda identity: identity),
 }
 
 
@@ -99,9 +142,9 @@ def _statement(template: str, mark: str, rows: int) -> str:
     return template.format(rows=", ".join([_ROWS[template].format(m=mark)] * rows))
 
 
-@lru_cache(maxsize=4)
-def _closing(mark: str) -> str:
-    return _CLOSE.format(mark=mark)
+@lru_cache(maxsize=16)
+def _marked(template: str, mark: str, *, closing: bool = False) -> str:
+    return template.format(mark=mark, closing=_CLOSING.format(mark=mark) if closing else "", rows=", ".join([mark] * 7))
 
 
 def take(connection: Connection, request_id: uuid.UUID, wanted: Sequence[Need]) -> None:
@@ -110,23 +153,26 @@ def take(connection: Connection, request_id: uuid.UUID, wanted: Sequence[Need]) 
     After a refusal the caller rolls back: some of the counters may have been raised. The request's row may come after its
     holds in the transaction, but the database checks the reference at once: insert the row first.
     """
+    wanted = raise_counters(connection, wanted)
     if not wanted:
         return
-    raise_counters(connection, wanted)
     driver = _DRIVERS[connection.dialect.name]
     held: list[Any] = []
     request = driver.identity(request_id)
     for need in wanted:
-        held += (request, *_key(driver, need), need.amount)
+        held += (request, *_key(driver, need), need.amount, need.limit.provider or None)
     connection.exec_driver_sql(_statement(_HOLD, driver.mark, len(wanted)), tuple(held))
 
 
-def raise_counters(connection: Connection, wanted: Sequence[Need]) -> None:
-    """Add to the counters what `wanted` needs, all or (by the caller's rollback) none. Raises `NoRoom`. It belongs to no
-    request: whoever calls this has to lower them again."""
+def raise_counters(connection: Connection, wanted: Sequence[Need]) -> Sequence[Need]:
+    """Add to the counters what `wanted` needs, all or (by the caller's rollback) none; returns those that are counted from one
+    request to the next. Raises `NoRoom`. It belongs to no request: whoever calls this has to lower them again."""
     for need in wanted:
         if need.amount > need.limit.maximum:
             raise NoRoom(need)
+    wanted = [need for need in wanted if need.limit.window is not Window.REQUEST]
+    if not wanted:
+        return wanted
     driver = _DRIVERS[connection.dialect.name]
     taken: list[Any] = []
     for need in wanted:
@@ -136,12 +182,35 @@ def raise_counters(connection: Connection, wanted: Sequence[Need]) -> None:
     if len(raised) != rows:
         keys = {tuple(row) for row in raised}
         raise NoRoom(next(n for n in wanted if (n.limit.subject, n.limit.name, n.limit.window.value) not in keys))
+    return wanted
 
 
-def lower_counter(connection: Connection, need: Need, used: int) -> None:
-    """Turn what `raise_counters` held for one need into what was used."""
+def reserve(connection: Connection, need: Need, expires_at: datetime) -> int:
+    """Hold a need that belongs to no request, until it is released or expires; returns its id. Raises `NoRoom`."""
+    raise_counters(connection, [need])
     driver = _DRIVERS[connection.dialect.name]
-    connection.exec_driver_sql(_statement(_SETTLE, driver.mark, 1), (*_key(driver, need), used, need.amount))
+    values = (driver.moment(expires_at), *_key(driver, need), need.amount)
+    return int(connection.exec_driver_sql(_marked(_RESERVE, driver.mark), values).scalar_one())
+
+
+def release(connection: Connection, hold_id: int, need: Need, used: int, at: datetime, by: str) -> None:
+    """End a reservation with what was used. One that has expired meanwhile is counted all the same: it was used."""
+    driver = _DRIVERS[connection.dialect.name]
+    open_still = connection.exec_driver_sql(_marked(_RELEASE, driver.mark), (driver.moment(at), by, used, hold_id)).first()
+    if open_still is None:
+        connection.exec_driver_sql(_marked(_ADD_AT_PROVIDER, driver.mark), (used, hold_id))
+    amount = 0 if open_still is None else need.amount
+    connection.exec_driver_sql(_statement(_SETTLE, driver.mark, 1), (*_key(driver, need), used, amount))
+
+
+def expire(connection: Connection, at: datetime) -> int:
+    """Give back what reservations hold whose time is over: whoever made them has died. Returns how many there were."""
+    driver = _DRIVERS[connection.dialect.name]
+    moment = driver.moment(at)
+    lost = connection.exec_driver_sql(_marked(_EXPIRE, driver.mark), (moment, moment)).all()
+    for *key, amount in sorted(lost, key=lambda hold: tuple(hold)[:3]):
+        connection.exec_driver_sql(_statement(_SETTLE, driver.mark, 1), (*key, 0, amount))
+    return len(lost)
 
 
 def _key(driver: _Driver, need: Need) -> tuple[Any, ...]:
@@ -149,9 +218,10 @@ def _key(driver: _Driver, need: Need) -> tuple[Any, ...]:
     return (limit.subject, limit.name, limit.window.value, driver.moment(need.starts_at), limit.dimension.value)
 
 
-def top_up(connection: Connection, request_id: uuid.UUID, dimension: Dimension, more: int) -> bool:
-    """Hold `more` of a dimension for a request that holds some already; False if there is no room or the request has been
-    settled meanwhile, and the caller rolls back. A request without a limit of the dimension has room.
+def top_up(connection: Connection, request_id: uuid.UUID, dimension: Dimension, more: int, provider: str = "") -> bool:
+    """Hold `more` of a dimension for a request that holds some already, at every provider and at this one; False if there is no
+    room or the request has been settled meanwhile, and the caller rolls back. A request without a limit of the dimension has
+    room.
 
     For the rare request that turns out to use more than was known when it was admitted. The holds come before the counters,
     as in `settle`: the two cannot wait for each other, and what the one has ended the other does not raise.
@@ -161,8 +231,8 @@ def top_up(connection: Connection, request_id: uuid.UUID, dimension: Dimension, 
     request = driver.identity(request_id)
     raised = connection.exec_driver_sql(
         f"UPDATE hold SET amount = amount + {mark} WHERE request_id = {mark} AND dimension = {mark} "  # noqa: S608
-        "AND settled_at IS NULL RETURNING subject, name, period, starts_at",
-        (more, request, dimension.value),
+        f"AND (provider IS NULL OR provider = {mark}) AND settled_at IS NULL RETURNING subject, name, period, starts_at",
+        (more, request, dimension.value, provider),
     ).all()
     if not raised:
         settled = connection.exec_driver_sql(
@@ -181,6 +251,17 @@ def top_up(connection: Connection, request_id: uuid.UUID, dimension: Dimension, 
     return True
 
 
+def is_held_at(connection: Connection, request_id: uuid.UUID, provider: str) -> bool:
+    """Whether a request holds something of a provider's own limits."""
+    driver = _DRIVERS[connection.dialect.name]
+    found = connection.exec_driver_sql(
+        f"SELECT 1 FROM hold WHERE request_id = {driver.mark} AND provider = {driver.mark} "  # noqa: S608
+        "AND settled_at IS NULL LIMIT 1",
+        (driver.identity(request_id), provider),
+    ).first()
+    return found is not None
+
+
 def held(connection: Connection, request_id: uuid.UUID, dimension: Dimension) -> int:
     """How much of a dimension a request holds now, 0 without a limit of it."""
     driver = _DRIVERS[connection.dialect.name]
@@ -193,32 +274,80 @@ def held(connection: Connection, request_id: uuid.UUID, dimension: Dimension) ->
     )
 
 
-def settle(connection: Connection, request_id: uuid.UUID, used: Mapping[Dimension, int], at: datetime) -> None:
+Use = Mapping[Dimension, int]
+
+
+def settle(
+    connection: Connection,
+    request_id: uuid.UUID,
+    used: Use,
+    at: datetime,
+    *,
+    by: str,
+    why: str,
+    at_providers: Mapping[str, Use] = MappingProxyType({}),
+) -> list[Counter]:
     """Turn a request's holds into what was `used`; what was held beyond that is free again. Repeating it changes nothing.
 
-    More may have been used than was held (a vendor counted more tokens than were estimated): it is counted all the same, so
-    the books stay true, and the limit refuses the next request.
+    `at_providers` says how much of it was used at each provider. `by` and `why` stand on the receipts. More may have been used
+    than was held (a vendor counted more tokens than were estimated): it is counted all the same, so the books stay true, and
+    the limit refuses the next request. Returns the counters as they stand now.
     """
     driver = _DRIVERS[connection.dialect.name]
-    closing = (driver.moment(at), driver.identity(request_id))
-    held = connection.exec_driver_sql(_closing(driver.mark), closing).all()
-    if not held:
-        return
+    closing = (driver.moment(at), by, why)
+    ended = _add(connection, driver, request_id, used, at_providers, closing)
+    if not ended:
+        return []
     values: list[Any] = []
-    for subject, name, period, starts_at, dimension, amount in sorted(held, key=lambda hold: tuple(hold)[:3]):
-        values += (subject, name, period, starts_at, dimension, used.get(Dimension(dimension), 0), amount)
-    connection.exec_driver_sql(_statement(_SETTLE, driver.mark, len(held)), tuple(values))
+    for subject, name, period, starts_at, dimension, amount, spent in sorted(ended, key=lambda hold: hold[:3]):
+        values += (subject, name, period, starts_at, dimension, spent, amount)
+    rows = connection.exec_driver_sql(_statement(_SETTLE, driver.mark, len(ended)), tuple(values)).all()
+    return [
+        Counter(row[0], row[1], Window(row[2]), driver.read_moment(row[3]), Dimension(row[4]), *tuple(row)[5:]) for row in rows
+    ]
 
 
-def give_back(connection: Connection, request_id: uuid.UUID, at: datetime) -> None:
-    """End a request's holds with nothing used."""
-    settle(connection, request_id, {}, at)
+def note(connection: Connection, request_id: uuid.UUID, used: Use, at_providers: Mapping[str, Use]) -> None:
+    """Write down what an execution has used of a request that goes on: it is counted with the rest when the request ends."""
+    _add(connection, _DRIVERS[connection.dialect.name], request_id, used, at_providers, ())
+
+
+def _add(
+    connection: Connection,
+    driver: _Driver,
+    request_id: uuid.UUID,
+    used: Use,
+    at_providers: Mapping[str, Use],
+    closing: tuple[Any, ...],
+) -> list[tuple[Any, ...]]:
+    """Add to the receipts of a request what was used, and end them if there is something to end them with. Returns
+    (subject, name, period, starts_at, dimension, amount, used) of each."""
+    amounts = tuple(used.get(dimension, 0) for dimension in _IN_ORDER)
+    statement = _marked(_ADD, driver.mark, closing=bool(closing))
+    rows = connection.exec_driver_sql(statement, (*closing, *amounts, driver.identity(request_id))).all()
+    found = []
+    for *key, dimension, amount, spent, provider, hold_id in rows:
+        there = at_providers.get(provider, {}).get(Dimension(dimension), 0) if provider else 0
+        if there:
+            connection.exec_driver_sql(_marked(_ADD_AT_PROVIDER, driver.mark), (there, hold_id))
+        found.append((*key, dimension, amount, spent + there))
+    return found
+
+
+_IN_ORDER = (Dimension.REQUESTS, Dimension.TOKENS, Dimension.COST, Dimension.CREDITS)
+
+
+def give_back(connection: Connection, request_id: uuid.UUID, at: datetime, *, by: str, why: str) -> None:
+    """End a request's holds with nothing used beyond what was noted."""
+    settle(connection, request_id, {}, at, by=by, why=why)
 
 
 def notice_once(connection: Connection, refused: Need, at: datetime) -> bool:
     """True for the first refusal by a limit in its window: that one is told to the person, the others are not."""
-    counter = LimitCounter.__table__
     limit = refused.limit
+    if limit.window is Window.REQUEST:
+        return True
+    counter = LimitCounter.__table__
     key = {
         "subject": limit.subject,
         "name": limit.name,

@@ -39,7 +39,7 @@ from webapp.extensions import current_settings, now, queue_redis, writing
 from webapp.models import LedgerEntry, Person, PersonRole
 from webapp.models.columns import new_id
 from webapp.quota import house
-from webapp.quota.holds import Need
+from webapp.quota.house import Reservation
 from webapp.routing import costs, http, prices, resilience, route, vendors
 from webapp.routing.prices import Counted, Price
 from webapp.routing.route import Target
@@ -287,7 +287,7 @@ def _counted(usage: Usage | None, text: str, estimate: int) -> tuple[Counted, bo
     return counted.plausible(), estimated
 
 
-def _charge(target: Target, usage: Usage | None, counted: Counted, who: _Payer, room: Need, *, estimated: bool) -> int:
+def _charge(target: Target, usage: Usage | None, counted: Counted, who: _Payer, room: Reservation, *, estimated: bool) -> int:
     """Write the call into the ledger, for the house to pay; its cost in micro-dollars."""
     told = usage.cost_usd if usage else None
     if usage is not None and not (isinstance(told, Decimal) and told.is_finite() and 0 <= told <= _USD_MAX):
