@@ -89,6 +89,8 @@ class Ending:
     troubles: tuple[tuple[str, str, str], ...] = field(default=())
     may_pass: bool = False
     """Whether the failure may pass by itself and nobody has read anything yet, so that it is worth trying again."""
+    not_within_s: float = 0.0
+    """For how many seconds the vendor wants to be left alone."""
 
     @property
     def used(self) -> Used:

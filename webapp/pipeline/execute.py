@@ -33,6 +33,9 @@ from webapp.routing.route import IMAGES
 
 log = logging.getLogger(__name__)
 
+_LONGEST_WAIT_S = 3600.0
+"""For how long a vendor's wish to be left alone keeps a request from being tried again."""
+
 
 def execute(request_id: uuid.UUID) -> bool:
     """Execute a queued request to its end. False if it was not there to be taken."""
@@ -121,7 +124,7 @@ class _End:
         settings = current_settings()
         if not (self._patient and ending.may_pass and self._taken.retries < settings.job_retries):
             return None
-        return settings.retry_wait_after_s(self._taken.retries)
+        return max(settings.retry_wait_after_s(self._taken.retries), ending.not_within_s)
 
     def tell(self) -> None:
         """Send the answer on its way and tell the plugins. They take their time, so a job's limit counts again."""
@@ -137,7 +140,8 @@ def _failed(code: str, *, detail: str = "") -> Ending:
 def _failed_by_vendor(exc: ProviderError, *, unread: bool) -> Ending:
     try:
         failed = _failed(str(exc.code), detail=f"{exc.message} {exc.detail}".strip())
-        return replace(failed, may_pass=unread and bool(exc.retryable))
+        asked_s = min(exc.retry_after_s or 0.0, _LONGEST_WAIT_S)
+        return replace(failed, may_pass=unread and bool(exc.retryable), not_within_s=asked_s)
     except Exception as broken:
         # An error that a plugin has made without the words that belong to it.
         return _failed(ProviderError.code, detail=f"{type(exc).__name__}, whose message raised {type(broken).__name__}")

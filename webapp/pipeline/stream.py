@@ -143,6 +143,11 @@ def publish_end(request_id: uuid.UUID, status: str) -> None:
         log.warning("could not end a stream: Redis is away (%s)", type(exc).__name__)
 
 
+def forget(request_id: uuid.UUID) -> None:
+    """Drop what was published of a request that begins anew, and any wish to stop it. Raises `redis.RedisError`."""
+    queue_redis().delete(_key(request_id), _cancel_key(request_id))
+
+
 def read(request_id: uuid.UUID, after: str = "", for_s: float = 600.0) -> Iterator[StreamEvent]:
     """Everything that follows the event `after`, as it happens, until the end or for `for_s` seconds.
 

@@ -22,7 +22,7 @@ from webapp.contracts.channels import DeliveryStatus
 from webapp.extensions import current_settings, now, queue_redis, reading, writing
 from webapp.models import Attempt, Conversation, Delivery, Request, RequestStatus, unfinished
 from webapp.models.columns import new_id
-from webapp.pipeline import deliver, lease, stream, words
+from webapp.pipeline import agree, deliver, lease, stream, words
 from webapp.pipeline.endings import Call, Ending, Used
 from webapp.pipeline.settle import after_commit, settle_within
 from webapp.pipeline.timing import job_timeout_s
@@ -51,10 +51,14 @@ class Swept:
     """Requests that waited for too long, and holds whose owner has died."""
     deliveries: int = 0
     looked_up: int = 0
+    forgotten: int = 0
+    """Jobs in Redis whose requests had ended."""
 
     @property
     def anything(self) -> bool:
-        return any((self.enqueued, self.taken_over, self.given_up, self.expired, self.deliveries, self.looked_up))
+        return any(
+            (self.enqueued, self.taken_over, self.given_up, self.expired, self.deliveries, self.looked_up, self.forgotten)
+        )
 
 
 def sweep() -> Swept:
@@ -74,6 +78,7 @@ def sweep() -> Swept:
         expired=expired,
         deliveries=_enqueue_deliveries(),
         looked_up=_look_up_unknown(),
+        forgotten=agree.forget_ended(),
     )
     if swept.anything:
         log.info("swept: %s", swept)
