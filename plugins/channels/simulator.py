@@ -19,6 +19,7 @@ class SimulatorChannel(Channel):
     name = "simulator"
     medium = "sms"
     answers_consent_words = False
+    free_of_charge = True
 
     def send(self, message: OutboundMessage, http: httpx.Client) -> Sent:  # noqa: ARG002
         return Sent(f"sim-{message.delivery_id}", DeliveryStatus.DELIVERED)

@@ -59,7 +59,7 @@ def fill(*entries: dict[str, Any]) -> None:
                 "price_source": "genai-prices 0.2.3",
                 "created_at": DAY,
             }
-            session.add(LedgerEntry(**who, request_id=asked.id, **(values | entry)))
+            session.add(LedgerEntry(request_id=asked.id, **(who | values | entry)))
 
 
 def compared(operator: Operator, path: str, *arguments: str, provider: str = "openai") -> tuple[int, dict[str, Any]]:
@@ -303,3 +303,15 @@ def test_what_the_house_paid_itself_is_marked_in_the_summary(operator: Operator)
 def test_an_empty_ledger_is_said_to_be_empty(operator: Operator) -> None:
     assert "Nothing was used since" in operator.ok("ledger", "summary", "--days", "1")
     assert operator.json("ledger", "summary")["rows"] == []
+
+
+def test_what_messages_cost_has_a_column_of_its_own_in_the_summary(operator: Operator) -> None:
+    now = datetime.now(UTC)
+    message = {"payer": "house", "operation": "message.send", "provider": "twilio", "model": "sms", "requests": 0}
+    fill(
+        {"created_at": now, "cost_microusd": 1_000_000},
+        {"created_at": now, "input_tokens": 0, "output_tokens": 0, "cost_microusd": 20_000} | message,
+    )
+    rows = operator.json("ledger", "summary", "--by", "model")["rows"]
+    assert [(row["name"], row["messages_microusd"]) for row in rows] == [("openai/gpt-4.1-mini", 0), ("twilio/sms", 20_000)]
+    assert "Together $1.02, of which messages $0.02." in operator.ok("ledger", "summary")

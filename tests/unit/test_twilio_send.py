@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from decimal import Decimal
 
 import httpx
 import pytest
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 import plugins.channels.twilio as plugin
 from plugins.channels.simulator import SimulatorChannel
 from plugins.channels.twilio import TwilioChannel, register_channels
-from plugins.channels.twilio.wire import ERRORS, TRIAL_PREFIX
+from plugins.channels.twilio.wire import ERRORS, TRIAL_PREFIX, parse_sent
 from tests.fakes.server import Fault
 from tests.fakes.twilio import ACCOUNT_SID, AUTH_TOKEN, NUMBER, FakeTwilio
 from webapp.contracts.channels import DeliveryStatus, OutboundMessage, Sent
@@ -91,6 +92,21 @@ def test_a_messaging_service_chooses_the_sender_and_counts_later(twilio, http) -
     sent = TwilioChannel(settings).send(message(), http)
     assert (sent.status, sent.segments) == (DeliveryStatus.QUEUED, None)
     assert twilio.sent[0]["from_"] == ""
+
+
+@pytest.mark.parametrize(
+    ("price", "unit", "told"),
+    [
+        ("-0.00750", "USD", Decimal("0.0075")),
+        ("-0.00750", "EUR", None),
+        (None, "USD", None),
+        ("much", "USD", None),
+        (-1, "USD", None),
+        ("-0", "USD", Decimal(0)),
+    ],
+)
+def test_a_price_is_what_twilio_says_in_dollars(price, unit, told) -> None:
+    assert parse_sent({"sid": "SM1", "price": price, "price_unit": unit}).cost_usd == told
 
 
 def test_an_api_key_sends_in_place_of_the_token(twilio, http) -> None:

@@ -97,7 +97,7 @@ def _summary_json(row: Summary) -> dict[str, Any]:
 
 def _show_summary(by: str, rows: list[Summary]) -> None:
     context.print_table(
-        (by, "requests", "tests, sorting (house)", "input", "cached", "output", "cost", "estimated", "prices from"),
+        (by, "requests", "tests, sorting (house)", "messages", "input", "cached", "output", "cost", "estimated", "prices from"),
         [
             (
                 row.name,
@@ -105,6 +105,7 @@ def _show_summary(by: str, rows: list[Summary]) -> None:
                 f"{row.house_requests:,}, {rounded_microusd(row.house_microusd)}"
                 if row.house_requests or row.house_microusd
                 else "",
+                rounded_microusd(row.messages_microusd) if row.messages_microusd else "",
                 f"{row.input_tokens:,}",
                 f"{row.cached_tokens:,}",
                 f"{row.output_tokens:,}",
@@ -116,7 +117,10 @@ def _show_summary(by: str, rows: list[Summary]) -> None:
         ],
     )
     house = sum(row.house_microusd for row in rows)
-    of_it = f", of which the house's own tests and sorting {rounded_microusd(house)}" if house else ""
+    messages = sum(row.messages_microusd for row in rows)
+    parts = [f"the house's own tests and sorting {rounded_microusd(house)}"] if house else []
+    parts += [f"messages {rounded_microusd(messages)}"] if messages else []
+    of_it = f", of which {' and '.join(parts)}" if parts else ""
     click.echo(f"Together {rounded_microusd(sum(row.cost_microusd for row in rows))}{of_it}.")
 
 

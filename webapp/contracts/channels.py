@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -12,6 +13,10 @@ from webapp.contracts.providers import Health, Variable
 if TYPE_CHECKING:
     import httpx
     from flask import Blueprint
+
+
+MESSAGE_SEND = "message.send"
+"""The operation under which the ledger has messages that were sent."""
 
 
 class Consent(StrEnum):
@@ -44,6 +49,8 @@ class OutboundMessage:
     """A message to be sent. `sender` is the address the person wrote to, '' if they never did.
 
     `status_url` is where the vendor may report receipts, '' if the installation has no public address.
+    `subject` is for media that have one, such as e-mail; '' if nobody wrote one.
+    `timeout_s` is how many seconds `send` may take in all. The client that it is given keeps to them by itself.
     """
 
     delivery_id: str
@@ -51,6 +58,8 @@ class OutboundMessage:
     sender: str
     text: str
     status_url: str = ""
+    subject: str = ""
+    timeout_s: float = 25.0
 
 
 class DeliveryStatus(StrEnum):
@@ -87,21 +96,26 @@ RANK: dict[DeliveryStatus, int] = {
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """The vendor took a message. `segments` is None where it has not counted them yet."""
+    """The vendor took a message. `segments` is None where it has not counted them yet, or the medium has none.
+
+    `cost_usd` is what the vendor says that the message costs, in dollars; None where it has not said so.
+    """
 
     external_id: str
     status: DeliveryStatus = DeliveryStatus.QUEUED
     segments: int | None = None
+    cost_usd: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a vendor says has become of a message it took."""
+    """What a vendor says has become of a message it took. `cost_usd` as in `Sent`: the first price that is told counts."""
 
     channel: str
     external_id: str
     status: DeliveryStatus
     error_code: str = ""
+    cost_usd: Decimal | None = None
 
 
 class Inbox(Protocol):
@@ -128,6 +142,10 @@ class Channel:
 
     max_chars: int = 1600
     """The longest text that one `send` takes."""
+
+    free_of_charge: bool = False
+    """True where nobody bills for messages. Text messages of other channels are in the ledger, at the vendor's price, the
+    operator's, or a ceiling."""
 
     environment: ClassVar[tuple[Variable, ...]] = ()
 

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import bindparam, case, exists, insert, or_, select, update
+from sqlalchemy import bindparam, case, exists, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from webapp import queues
@@ -20,9 +20,9 @@ from webapp.contracts.channels import RANK, Channel, DeliveryStatus, OutboundMes
 from webapp.contracts.errors import NotAllowed, RecipientOptedOut, SendFailed, SendUnknown
 from webapp.contracts.texts import clean, frames
 from webapp.extensions import current_settings, now, queue_redis, reading, table_of, writing
-from webapp.models import Delivery, DeliveryKind, Direction, ErrorLog, Identity
+from webapp.models import Delivery, DeliveryKind, Direction, ErrorLog, Identity, Person
 from webapp.models.columns import new_id
-from webapp.pipeline import incoming, receipts
+from webapp.pipeline import incoming, message_costs, receipts
 from webapp.registry import current_registry
 from webapp.routing import http
 
@@ -32,10 +32,14 @@ MAX_TRIES = 5
 _LOOK_UP_AGAIN_S = 600
 _LONGEST_WAIT_S = 3600.0
 _RETRY_S = (5.0, 20.0, 60.0, 300.0)
+EMAIL = "email"
+_SUBJECT_CHARS = 255
 
 _table = table_of(Delivery)
+# Identities have e-mail addresses in lower case; whoever wrote the delivery may not have.
+_known_address = case((_table.c.medium == EMAIL, func.lower(_table.c.address)), else_=_table.c.address)
 _opted_out = exists().where(
-    Identity.medium == _table.c.medium, Identity.address == _table.c.address, Identity.opted_out_at.is_not(None)
+    Identity.medium == _table.c.medium, Identity.address == _known_address, Identity.opted_out_at.is_not(None)
 )
 _claim = (
     update(_table)
@@ -138,6 +142,8 @@ def _outbound(row: Any, channel: Channel) -> OutboundMessage:
         sender=row.our_address,
         text=row.body,
         status_url=public + path if public and path else "",
+        subject=row.subject or "",
+        timeout_s=current_settings().send_timeout_s,
     )
 
 
@@ -145,9 +151,12 @@ def _sent(row: Any, sent: Sent) -> DeliveryStatus:
     if not _sound(sent):
         log.error("the plugin of channel %s gave no proper account of what it sent", row.channel)
         return _note(row, DeliveryStatus.UNKNOWN, code="internal", message="The channel's plugin gave no proper account.")
+    at, channel = now(), current_registry().channels.get(row.channel)
+    told = message_costs.told_microusd(sent.cost_usd)
+    priced = {} if told is None else {"cost_microusd": func.coalesce(_table.c.cost_microusd, told)}
     try:
         with writing() as connection:
-            connection.execute(
+            marked = connection.execute(
                 update(_table)
                 .where(_table.c.id == row.id, _table.c.attempts == row.attempts)
                 .values(
@@ -156,9 +165,12 @@ def _sent(row: Any, sent: Sent) -> DeliveryStatus:
                     segments=sent.segments,
                     error_code=None,
                     error_message=None,
-                    updated_at=now(),
+                    updated_at=at,
+                    **priced,
                 )
             )
+            if marked.rowcount:
+                message_costs.enter(connection, row, channel, sent, at)
     except IntegrityError:
         log.error("channel %s gave the id of another message", row.channel)
         return _note(row, DeliveryStatus.UNKNOWN, code="internal", message="The vendor's id is that of another message.")
@@ -234,9 +246,28 @@ def _learn_opt_out(row: Any) -> None:
 
 
 def send_by_hand(
-    address: str, text: str, channel: Channel, person_id: uuid.UUID | None, request_id: uuid.UUID | None = None
+    address: str,
+    text: str,
+    channel: Channel,
+    person_id: uuid.UUID | None,
+    request_id: uuid.UUID | None = None,
+    subject: str = "",
 ) -> uuid.UUID:
     """Write a message that somebody here sends to a person, and queue it; returns its id. Opted-out addresses are refused."""
+    delivery_id = write_by_hand(address, text, channel, person_id, request_id, subject)
+    queues.put(queue_redis(), queues.DELIVER, [str(delivery_id)], queues.HIGH)
+    return delivery_id
+
+
+def write_by_hand(
+    address: str,
+    text: str,
+    channel: Channel,
+    person_id: uuid.UUID | None,
+    request_id: uuid.UUID | None = None,
+    subject: str = "",
+) -> uuid.UUID:
+    """The same without queueing it, for callers that `deliver` it themselves."""
     at, delivery_id = now(), new_id()
     with writing() as connection:
         identity = connection.execute(
@@ -245,7 +276,14 @@ def send_by_hand(
             )
         ).first()
         if identity is not None and identity.opted_out_at is not None:
-            raise NotAllowed("This number has opted out: it gets no message until it sends START.")
+            raise NotAllowed(
+                "This address has opted out: it gets no message."
+                if channel.medium == EMAIL
+                else "This number has opted out: it gets no message until it sends START."
+            )
+        known = identity.person_id if identity else None
+        if known is None and person_id is None and channel.medium == EMAIL:
+            known = connection.execute(select(Person.id).where(Person.email == address)).scalar()
         connection.execute(
             insert(Delivery),
             {
@@ -255,15 +293,15 @@ def send_by_hand(
                 "direction": Direction.OUT,
                 "kind": DeliveryKind.MANUAL,
                 "request_id": request_id,
-                "person_id": person_id or (identity.person_id if identity else None),
+                "person_id": person_id or known,
                 "address": address,
+                "subject": clean(subject)[:_SUBJECT_CHARS] or None,
                 "body": text,
                 "status": DeliveryStatus.PENDING,
                 "created_at": at,
                 "updated_at": at,
             },
         )
-    queues.put(queue_redis(), queues.DELIVER, [str(delivery_id)], queues.HIGH)
     return delivery_id
 
 

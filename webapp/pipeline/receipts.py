@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from decimal import Decimal
 from typing import Any
 
 import redis
@@ -17,6 +18,7 @@ from webapp.extensions import now, queue_redis, reading, table_of, writing
 from webapp.models import Delivery
 from webapp.models import Receipt as ReceiptRow
 from webapp.models.columns import new_id
+from webapp.pipeline import message_costs
 from webapp.registry import current_registry
 
 log = logging.getLogger(__name__)
@@ -84,6 +86,9 @@ def _recorded(news: Receipt) -> bool:
             .where(_table.c.id == row.id, _table.c.status.in_(behind))
             .values(status=news.status, error_code=code, updated_at=at)
         )
+        told = message_costs.told_microusd(news.cost_usd)
+        if told is not None:
+            message_costs.correct(connection, row, told, at)
     if moved.rowcount:
         emit(row, news.status, code or "")
     return True
@@ -97,7 +102,8 @@ def _keep_early(news: Receipt) -> None:
     try:
         key = _early_key(news.channel, news.external_id)
         with queue_redis().pipeline(transaction=False) as pipe:
-            pipe.rpush(key, f"{news.status.value} {news.error_code}")
+            cost = "" if message_costs.told_microusd(news.cost_usd) is None else f":{news.cost_usd}"
+            pipe.rpush(key, f"{news.status.value}{cost} {news.error_code}")
             pipe.expire(key, _EARLY_S)
             pipe.execute()
     except redis.RedisError:
@@ -116,6 +122,7 @@ def early(channel: str, external_id: str) -> list[Receipt]:
         return []
     found = []
     for entry in kept:
-        status, _, code = entry.decode().partition(" ")
-        found.append(Receipt(channel, external_id, DeliveryStatus(status), code))
+        word, _, code = entry.decode().partition(" ")
+        status, _, cost = word.partition(":")
+        found.append(Receipt(channel, external_id, DeliveryStatus(status), code, Decimal(cost) if cost else None))
     return found

@@ -7,8 +7,9 @@ from datetime import date, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, func, select
+from sqlalchemy import ColumnElement, and_, case, func, select
 
+from webapp.contracts.channels import MESSAGE_SEND
 from webapp.extensions import db, reading
 from webapp.models import LedgerEntry
 
@@ -58,6 +59,9 @@ class Summary:
     house_requests: int = 0
     """Those of them that the house paid itself: tests of providers, sorting."""
     house_microusd: int = 0
+    """Without what messages cost."""
+    messages_microusd: int = 0
+    """What messages cost that were sent. The house pays for them, and they are no requests."""
 
     @property
     def estimated_percent(self) -> float:
@@ -84,7 +88,13 @@ def by_day_and_model(provider: str, start: datetime, end: datetime) -> list[Entr
     keys = (_utc_day(), LedgerEntry.model, LedgerEntry.price_source)
     wanted = (
         select(*keys, *_SUMS)
-        .where(LedgerEntry.provider == provider, LedgerEntry.created_at >= start, LedgerEntry.created_at < end)
+        .where(
+            LedgerEntry.provider == provider,
+            # A channel may be called like a provider; no model wrote what it sent.
+            LedgerEntry.operation != MESSAGE_SEND,
+            LedgerEntry.created_at >= start,
+            LedgerEntry.created_at < end,
+        )
         .group_by(*keys)
         .order_by(*keys)
     )
@@ -98,7 +108,8 @@ def by_day_and_model(provider: str, start: datetime, end: datetime) -> list[Entr
 def providers() -> list[str]:
     """The names of the providers that are in the ledger."""
     with reading() as connection:
-        return list(connection.scalars(select(LedgerEntry.provider).distinct().order_by(LedgerEntry.provider)))
+        asked = select(LedgerEntry.provider).where(LedgerEntry.operation != MESSAGE_SEND)
+        return list(connection.scalars(asked.distinct().order_by(LedgerEntry.provider)))
 
 
 def summary(by: By, start: datetime) -> list[Summary]:
@@ -110,9 +121,12 @@ def summary(by: By, start: datetime) -> list[Summary]:
     }
     key = keys[by]
     estimated_cost = func.sum(case((LedgerEntry.estimated, LedgerEntry.cost_microusd), else_=0))
+    is_message = LedgerEntry.operation == MESSAGE_SEND
+    by_house = and_(LedgerEntry.payer == HOUSE, ~is_message)
     of_house = (
-        func.sum(case((LedgerEntry.payer == HOUSE, LedgerEntry.requests), else_=0)),
-        func.sum(case((LedgerEntry.payer == HOUSE, LedgerEntry.cost_microusd), else_=0)),
+        func.sum(case((by_house, LedgerEntry.requests), else_=0)),
+        func.sum(case((by_house, LedgerEntry.cost_microusd), else_=0)),
+        func.sum(case((is_message, LedgerEntry.cost_microusd), else_=0)),
     )
     wanted = (
         select(*key, LedgerEntry.price_source, estimated_cost, *of_house, *_SUMS)
@@ -132,9 +146,10 @@ def summary(by: By, start: datetime) -> list[Summary]:
 
 
 def _add(row: Summary, source: str, amounts: list[int]) -> None:
-    estimated_cost, house_requests, house_cost, entries, estimated, requests, read, written, cached, cost = amounts
+    estimated_cost, house_requests, house_cost, messages, entries, estimated, requests, read, written, cached, cost = amounts
     row.house_requests += house_requests
     row.house_microusd += house_cost
+    row.messages_microusd += messages
     row.estimated_microusd += estimated_cost
     row.entries += entries
     row.estimated += estimated

@@ -36,3 +36,26 @@ def outgoing(name: str = "") -> Channel:
     for channel in sorted(ready.values(), key=lambda c: c.name == SIMULATOR):
         return channel
     raise BadInput("channel", "No SMS channel is ready: run `switchhook doctor`.")
+
+
+def checked_mail(to: str, channel_name: str = "") -> tuple[str, Channel]:
+    """(address, channel) of an e-mail that may be sent. `BadInput` names what is wrong: to or channel, and says what to do."""
+    try:
+        address = people.normal_email(to)
+    except BadInput as exc:
+        raise BadInput("to", "This is not an e-mail address: write it as name@example.com.") from exc
+    return address, outgoing_mail(channel_name)
+
+
+def outgoing_mail(name: str = "") -> Channel:
+    """The e-mail channel with this name, or the first that is ready."""
+    there = {c.name: c for c in current_registry().channels.values() if c.medium == "email"}
+    if name and name not in there:
+        raise BadInput("channel", f"There is no channel {name!r} for e-mail: {', '.join(there) or 'none'}.")
+    gaps = {}
+    for channel in [there[name]] if name else there.values():
+        if not (gap := channel.missing()):
+            return channel
+        gaps[channel.name] = gap
+    why = "; ".join(f"{gap} (channel {channel})" for channel, gap in gaps.items()) or "no plugin gives such a channel"
+    raise BadInput("channel", f"No e-mail can be sent: {why}. Correct it in the environment or in .env.")

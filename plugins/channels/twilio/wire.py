@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
@@ -175,7 +176,16 @@ def parse_sent(answer: object) -> Sent:
         status=STATUSES.get(str(answer.get("status")), DeliveryStatus.QUEUED),
         # A messaging service chooses the sender later, and says "0" until then.
         segments=int(count) if re.fullmatch(r"[1-9][0-9]{0,3}", count) else None,
+        cost_usd=_cost_usd(answer),
     )
+
+
+def _cost_usd(answer: Mapping[str, Any]) -> Decimal | None:
+    """What Twilio charged, once it says so: an amount below zero, in the account's currency; only dollars are of use here."""
+    price = answer.get("price")
+    if answer.get("price_unit") != "USD" or not isinstance(price, str) or not re.fullmatch(r"-?\d{1,4}(\.\d{1,10})?", price):
+        return None
+    return abs(Decimal(price))
 
 
 def failure(status: int, answer: object, retry_after: str, now: datetime) -> ChannelError:
