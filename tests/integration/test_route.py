@@ -13,6 +13,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import event, select
 
+from tests.fakes.openai import FakeOpenAI
 from tests.integration.vendor_support import add_rule, install, set_provider
 from tests.support import one
 from webapp.contracts.errors import Unavailable
@@ -393,3 +394,17 @@ def test_while_one_asks_whether_a_provider_is_there_the_others_go_by_what_was_kn
         thread.join(10)
     assert not route.answers(slow)
     assert slow.checks == 2
+
+
+def test_a_model_whose_price_nobody_knows_is_refused_where_that_is_wanted(
+    make_app: Callable[..., Flask], openai: FakeOpenAI
+) -> None:
+    named = Ask(named="openai/a-model-of-tomorrow")
+    with make_app().app_context():
+        assert [target.model for target in route.plan(named).targets] == ["a-model-of-tomorrow"]
+    with make_app(unknown_price="refuse").app_context():
+        found = route.plan(named)
+        assert found.targets == ()
+        assert "nobody knows its price" in found.why_none
+        assert route.plan(Ask(named="openai/gpt-4.1-mini")).targets
+        assert route.plan(Ask(named="demo/demo")).targets, "what is free of charge has a price"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from dataclasses import replace
 
 from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import IntegrityError, OperationalError
@@ -195,6 +196,9 @@ def _limits(entry: Entry, sender: Sender) -> list[Limit]:
 def _note_refusal(connection: Connection, entry: Entry, sender: Sender, request_id: uuid.UUID, refused: Refused) -> None:
     """Tell somebody who is not looking at a page; of a full limit, once in its window. A failed policy is the operator's."""
     message, need = entry.intake.message, refused.need
+    if need is not None and need.limit.subject.startswith("person:"):
+        # Somebody who wrote for the first time was registered in the transaction that was rolled back, by another id.
+        need = replace(need, limit=replace(need.limit, subject=f"person:{sender.person_id}"))
     if need is None:
         connection.execute(
             insert(ErrorLog),

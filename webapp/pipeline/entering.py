@@ -103,15 +103,16 @@ def insert_request(
     prompt_tokens += PICTURE_TOKENS * len(entry.pictures)
     earlier = sender.context_tokens if conversation_id is not None and sender.conversation_id == conversation_id else 0
     drawing = intake.operation == IMAGES
+    alone = prompt_tokens + 3 * prices.TURN_TOKENS
     ask = replace(
         entry.ask,
         plan=sender.plan,
         organization_id=sender.organization_id,
-        input_tokens=prompt_tokens + (0 if drawing else earlier) + 3 * prices.TURN_TOKENS,
+        input_tokens=alone + (0 if drawing else earlier),
         output_tokens=DRAWING_TOKENS if drawing else sender.max_output_tokens,
     )
     cap = asking.cap_microusd(limits)
-    target, ask = _within(cap, ask, _targets(ask, entry.path))
+    target, ask = _within(cap, ask, alone, _targets(ask, entry.path))
     amounts = _amounts(target, ask)
     not_before = _cheaper_hours(entry, target)
     entry.waits = not_before is not None
@@ -203,24 +204,40 @@ def _amounts(target: Target | None, ask: Ask) -> dict[Dimension, int]:
     }
 
 
-def _within(cap_microusd: int | None, ask: Ask, targets: Sequence[Target]) -> tuple[Target | None, Ask]:
-    """The first target that the request's own bound pays for, and the request as it is then: where the bound pays for no
-    answer of the usual length, a shorter one. With none in reach it is the first target, and the bound refuses it."""
+def _within(
+    cap_microusd: int | None, ask: Ask, least_input_tokens: int, targets: Sequence[Target]
+) -> tuple[Target | None, Ask]:
+    """The first target that the request's own bound pays for, and the request as it is then: where the bound does not pay for
+    all of the earlier conversation, with less of it, and then for a shorter answer. With no target in reach it is the first
+    one, and the bound refuses it. `least_input_tokens` is the prompt without anything earlier."""
     first = targets[0] if targets else None
     if cap_microusd is None:
         return first, ask
     for target in targets or (None,):
-        if costs.most(target, ask.input_tokens, ask.output_tokens, ask.pictures).cost_microusd <= cap_microusd:
+        if _most(target, ask) <= cap_microusd:
             return target, ask
     if ask.pictures:
         return first, ask
+    bare = replace(ask, input_tokens=least_input_tokens)
     for target in targets or (None,):
-        read = costs.most(target, ask.input_tokens, 0).cost_microusd
-        whole = costs.most(target, ask.input_tokens, ask.output_tokens).cost_microusd
-        shorter = ask.output_tokens * (cap_microusd - read) // max(whole - read, 1) - 1
+        if _most(target, bare) <= cap_microusd:
+            share = _share(cap_microusd, _most(target, bare), _most(target, ask), ask.input_tokens - least_input_tokens)
+            return target, replace(ask, input_tokens=least_input_tokens + share)
+    for target in targets or (None,):
+        silent = replace(bare, output_tokens=0)
+        shorter = _share(cap_microusd, _most(target, silent), _most(target, bare), ask.output_tokens)
         if shorter >= _SHORTEST_TOKENS:
-            return target, replace(ask, output_tokens=shorter)
+            return target, replace(bare, output_tokens=shorter)
     return first, ask
+
+
+def _most(target: Target | None, ask: Ask) -> int:
+    return costs.most(target, ask.input_tokens, ask.output_tokens, ask.pictures).cost_microusd
+
+
+def _share(cap: int, cost_without: int, cost_with: int, tokens: int) -> int:
+    """How many of `tokens` fit, if the cost grows evenly with them; one less, for the rounding."""
+    return max(0, tokens * (cap - cost_without) // max(cost_with - cost_without, 1) - 1)
 
 
 def _expires_at(entry: Entry, not_before: datetime | None) -> datetime | None:

@@ -32,7 +32,7 @@ from webapp.models import (
 )
 from webapp.models.columns import new_id
 from webapp.models.senders import Sender
-from webapp.pipeline import words
+from webapp.pipeline import usage_words, words
 from webapp.pipeline.intake import Outcome
 from webapp.quota import holds
 from webapp.registry import current_registry
@@ -78,7 +78,8 @@ def continues(
     sender = known.sender
     opted_out = sender is not None and sender.opted_out_at is not None
     consent = message.consent or consent_of(text, opted_out=opted_out)
-    if consent is None and sender is not None and sender.active and not opted_out and text:
+    command = consent is None and usage_words.asked_for(text)
+    if consent is None and not command and sender is not None and sender.active and not opted_out and text:
         return True
     person_id = sender.person_id if sender else None
     if not record(connection, message, text, person_id, None, at):
@@ -90,6 +91,9 @@ def continues(
         answer = _honour(connection, message, consent, text, sender, at)
     elif sender is None:
         answer = _not_invited(connection, message)
+    elif command and sender.active and not opted_out:
+        known.outcome = Outcome.COMMAND
+        answer = usage_words.answer(connection, sender, message.sender, _medium(message), at)
     elif sender.active and not opted_out:
         answer = words.TEXT_ONLY
     if answer:

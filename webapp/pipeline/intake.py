@@ -54,6 +54,8 @@ class Outcome(StrEnum):
     """It was here before; nothing was done."""
     CONSENT = "consent"
     """It was STOP, START or HELP and has been honoured."""
+    COMMAND = "command"
+    """It was a word such as USAGE and has been answered at once."""
     IGNORED = "ignored"
     """It was recorded, and nothing is owed: the sender opted out, is inactive, or is not known and not to be."""
 

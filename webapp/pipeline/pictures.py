@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import os
 import re
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +27,7 @@ _SEVERAL_JPEGS = "MPO"
 EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/gif": "gif", "image/webp": "webp"}
 _ARRIVING = "arriving"
 _ARRIVES_WITHIN_S = 3600
+_LOCK = "pictures.lock"
 _HASH = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -82,9 +86,38 @@ def store(data: bytes, *, strip: bool = False) -> Stored:
     media_type, width, height = look(data)
     digest = hashlib.sha256(data).hexdigest()
     path = path_of(digest)
-    if not path.exists():
-        _write(path, data)
+    with _locked(fcntl.LOCK_SH):
+        try:
+            os.utime(path)  # or it could be removed before the database knows of its new owner
+        except FileNotFoundError:
+            _write(path, data)
     return Stored(digest, media_type, len(data), width, height)
+
+
+def remove(sha256: str) -> bool:
+    """Remove a picture that nobody has any more; whether it is gone. One that was stored within the last hour stays: the
+    database may not know of its owner yet."""
+    path = path_of(sha256)
+    with _locked(fcntl.LOCK_EX):
+        try:
+            if path.stat().st_mtime > time.time() - _ARRIVES_WITHIN_S:
+                return False
+            path.unlink()
+        except FileNotFoundError:
+            return True
+    return True
+
+
+@contextmanager
+def _locked(kind: int) -> Iterator[None]:
+    """Keep storing and removing apart, in all processes: many may store at once, whoever removes is alone."""
+    current_settings().data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle = os.open(current_settings().data_dir / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, kind)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _write(path: Path, data: bytes) -> None:
