@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tests.fakes.server import Fault
 from webapp.extensions import queue_redis, writing
 from webapp.jobs.worker import ThreadWorker
 from webapp.queues import NORMAL, queue
-from webapp.services import health
+from webapp.services import health, schedule
 
 
 def get(app: Flask, path: str) -> tuple[int, dict[str, object]]:
@@ -23,8 +24,9 @@ def get(app: Flask, path: str) -> tuple[int, dict[str, object]]:
 
 
 def working(app: Flask) -> ThreadWorker:
-    """A worker that has just signed on."""
+    """A worker that has just signed on, and a cron process that acts."""
     connection = queue_redis()
+    schedule.keep_leader(connection, schedule.Leader("one", "here", 1, time.time(), time.time()))
     worker = ThreadWorker([queue(NORMAL, connection)], connection)
     worker.register_birth()  # type: ignore[no-untyped-call]
     return worker
@@ -38,6 +40,7 @@ def test_everything_there_is_healthy(app: Flask) -> None:
     assert {check["name"] for check in body["checks"]} == {  # type: ignore[union-attr, attr-defined, index]
         "database",
         "queue",
+        "scheduler",
         "provider demo",
         "channel simulator",
     }

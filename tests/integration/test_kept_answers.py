@@ -431,8 +431,8 @@ def test_a_warmed_answer_is_found_by_everybody_under_every_plan(
     assert_ledger_agrees()
 
 
-def test_the_clock_looks_every_five_minutes(make: Callable[..., Flask]) -> None:
-    make()
+def test_the_clock_looks_every_five_minutes(make: Callable[..., Flask], questions: Path) -> None:
+    make(cache_warm_file=questions)
     assert [task.every_s for task in schedule.periodics() if task.do is warm.look] == [300]
 
 

@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 import time_machine
 from flask import Flask
-from sqlalchemy import insert
+from sqlalchemy import insert, update
 
 from tests.fakes.openai import FakeOpenAI
 from tests.integration.web_support import ALICE, HTMX, Site
 from tests.support import add_person, assert_books_balance, requests, run_jobs
 from webapp import queues
 from webapp.extensions import now, queue_redis, writing
-from webapp.models import ProviderSetting
+from webapp.models import ProviderSetting, Request
 from webapp.pipeline.admit import admit
 from webapp.pipeline.cancel import cancel
 from webapp.pipeline.intake import Intake, Outcome
+from webapp.pipeline.off_peak import Released, release
 from webapp.pipeline.sweep import sweep
 from webapp.routing import vendors
 
@@ -153,3 +154,90 @@ def test_the_page_says_until_when_it_waits_and_stops_it_on_request(make_app: Cal
         assert "data-events" in part
         alice.post(f"/requests/{request_id}/cancel")
         assert site.newest_request().status == "cancelled"
+
+
+# -- the release ---------------------------------------------------------------------------------------------------------
+def change_hours(hours: str | None) -> None:
+    with writing() as connection:
+        connection.execute(update(ProviderSetting).values(peak_hours=hours))
+        vendors.changed(connection)
+    vendors.look_again()
+
+
+def test_the_release_begins_what_has_waited_in_order_and_counts_it_once(app: Flask, openai: FakeOpenAI) -> None:
+    person = add_person(email=ALICE)
+    with time_machine.travel(MONDAY, tick=False) as clock:
+        asked = [ask(person, may_wait=True) for _ in range(6)]
+        with writing() as connection:
+            # Of another operation, of higher priority, and one that waits to be tried again.
+            connection.execute(update(Request).where(Request.id == asked[3]).values(operation="content.generate"))
+            connection.execute(update(Request).where(Request.id == asked[4]).values(priority=Request.priority + 10))
+            connection.execute(update(Request).where(Request.id == asked[5]).values(attempts=1))
+        assert release() == Released()
+        clock.move_to(CHEAP_AGAIN - timedelta(seconds=1))
+        assert release() == Released()
+        clock.move_to(CHEAP_AGAIN + timedelta(seconds=2))
+        assert release() == Released(released=5)
+        order = [asked[number] for number in (4, 0, 1, 2, 3)]
+        assert queued() == [f"execute-{each}" for each in order]
+        clock.move_to(CHEAP_AGAIN + timedelta(seconds=4))
+        assert release() == Released()
+        # The sweep knows them, and puts the one that is tried again beside them.
+        assert sweep().enqueued == 1
+        assert len(queued()) == 6
+
+
+def test_what_came_due_while_nobody_ran_is_found_by_the_sweep(app: Flask) -> None:
+    person = add_person(email=ALICE)
+    with time_machine.travel(MONDAY, tick=False) as clock:
+        ask(person, may_wait=True)
+        clock.move_to(CHEAP_AGAIN + timedelta(hours=1))
+        assert release() == Released()
+        assert sweep().enqueued == 1
+
+
+def test_changed_hours_put_off_or_begin_what_waits(app: Flask) -> None:
+    person = add_person(email=ALICE)
+    with time_machine.travel(MONDAY, tick=False) as clock:
+        request_id = ask(person, may_wait=True)
+        retried = ask(person, may_wait=True)
+        with writing() as connection:
+            connection.execute(update(Request).where(Request.id == retried).values(attempts=1))
+        release()
+        change_hours("Mon-Fri 06:00-12:00")
+        assert release() == Released(moved=1)
+        first, second = requests()
+        noon = CHEAP_AGAIN + timedelta(hours=2)
+        assert (first.not_before, second.not_before) == (noon, CHEAP_AGAIN)
+        assert first.expires_at == noon + timedelta(hours=24)
+        clock.move_to(CHEAP_AGAIN + timedelta(minutes=1))
+        assert release() == Released()
+        assert queued() == []
+        clock.move_to(CHEAP_AGAIN + timedelta(hours=1))
+        change_hours("")
+        assert release() == Released(released=1, moved=1)
+        assert queued() == [f"execute-{request_id}"]
+
+
+def test_what_waits_for_a_vendor_that_is_switched_off_waits_no_longer(app: Flask) -> None:
+    person = add_person(email=ALICE)
+    with time_machine.travel(MONDAY, tick=False) as clock:
+        ask(person, may_wait=True)
+        release()
+        clock.shift(timedelta(seconds=5))
+        with writing() as connection:
+            connection.execute(update(ProviderSetting).values(enabled=False))
+            vendors.changed(connection)
+        vendors.look_again()
+        assert release() == Released(released=1, moved=1)
+
+
+def test_without_redis_nothing_is_counted_as_begun(make_app: Callable[..., Flask], openai: FakeOpenAI) -> None:
+    with make_app(chat_model="openai/gpt-4.1-mini", redis_url="unix:///nowhere/at/all.sock").app_context():
+        set_hours(HOURS)
+        person = add_person(email=ALICE)
+        with time_machine.travel(MONDAY, tick=False) as clock:
+            ask(person, may_wait=True)
+            release()
+            clock.move_to(CHEAP_AGAIN)
+            assert release() == Released()

@@ -7,13 +7,14 @@ import io
 import os
 import resource
 import signal
+import threading
 import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from flask import Flask
+from flask import Flask, current_app
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -52,12 +53,12 @@ def test_a_picture_is_known_by_its_own_head_and_read_as_it_came(kind: str, media
     assert pictures.file_name(digest, media_type) == f"picture-{digest[:8]}.{pictures.EXTENSIONS[media_type]}"
 
 
-def test_the_same_picture_is_kept_once_and_left_alone(folder: Path) -> None:
+def test_the_same_picture_is_kept_once_and_not_written_again(folder: Path) -> None:
     first = pictures.store(tiny_png())
     path = pictures.path_of(first.sha256)
-    before = path.stat().st_mtime_ns
+    before = path.stat().st_ino
     assert pictures.store(tiny_png()) == first
-    assert path.stat().st_mtime_ns == before
+    assert path.stat().st_ino == before
     assert [each for each in folder.rglob("*") if each.is_file()] == [path]
     assert folder.stat().st_mode & 0o077 == 0
 
@@ -245,3 +246,45 @@ def test_a_damaged_picture_is_refused_or_kept_but_never_with_what_it_tells(kind:
 def test_what_a_vendor_made_is_kept_byte_for_byte() -> None:
     data = told("PNG")
     assert pictures.read(pictures.store(data).sha256).data == data
+
+
+def aged(path: Path, seconds: float) -> None:
+    os.utime(path, (time.time() - seconds,) * 2)
+
+
+def test_a_picture_that_nobody_has_is_removed_and_one_that_was_just_stored_again_is_not(folder: Path) -> None:
+    path = pictures.path_of(pictures.store(tiny_png()).sha256)
+    assert not pictures.remove(path.name)
+    aged(path, 7200)
+    pictures.store(tiny_png())
+    assert not pictures.remove(path.name)
+    assert path.exists()
+    aged(path, 7200)
+    assert pictures.remove(path.name)
+    assert not path.exists()
+    assert pictures.remove(path.name)
+
+
+def test_a_picture_stored_while_it_is_being_removed_is_there_afterwards(folder: Path) -> None:
+    path = pictures.path_of(pictures.store(tiny_png()).sha256)
+    data, context, together = tiny_png(), current_app.app_context, threading.Barrier(2)
+
+    def keep_removing() -> None:
+        with context():
+            for _ in range(300):
+                together.wait(20)
+                pictures.remove(path.name)
+                together.wait(20)
+
+    remover = threading.Thread(target=keep_removing)
+    remover.start()
+    lost = 0
+    for _ in range(300):
+        if path.exists():
+            aged(path, 7200)
+        together.wait(20)
+        pictures.store(data)
+        together.wait(20)
+        lost += not path.exists()
+    remover.join()
+    assert lost == 0

@@ -34,6 +34,32 @@ class LetterState(StrEnum):
     DISMISSED = "dismissed"
 
 
+REASON_OF = {
+    "provider_timeout": "vendor",
+    "provider_rate_limited": "vendor",
+    "provider_unavailable": "vendor",
+    "provider_malformed": "vendor",
+    "provider_error": "vendor",
+    "provider_credentials": "account",
+    "provider_out_of_credit": "account",
+    "worker_lost": "worker",
+    "expired": "queue",
+    "internal": "internal",
+    "picture_not_stored": "internal",
+}
+"""Error code of a request -> the class of what went wrong. A code that is not here is about the request itself: the same
+request would fail again."""
+
+REASONS = {
+    "vendor": "The models that may answer did not.",
+    "account": "A vendor's key or account was at fault.",
+    "worker": "It killed the process that worked on it.",
+    "queue": "It waited in the queue for too long.",
+    "internal": "Something of ours failed.",
+}
+"""Each class of what went wrong, and what it means."""
+
+
 class DeadLetter(Base):
     """A request that failed for no fault of whoever asked, after everything was tried. It can be put back on the road."""
 
@@ -45,7 +71,7 @@ class DeadLetter(Base):
 
     request_id: Mapped[uuid.UUID] = mapped_column(Uuid, ForeignKey("request.id"), primary_key=True)
     reason: Mapped[word]
-    """The class of what went wrong: `vendor`, `worker`, `time`, `credentials`, `internal`."""
+    """The class of what went wrong, one of `REASONS`."""
     error_code: Mapped[word]
     last_error: Mapped[long_text]
     """For administrators: may be a vendor's or a plugin's own words."""

@@ -9,37 +9,14 @@ from sqlalchemy import Connection, insert, update
 
 from webapp.contracts.texts import clean
 from webapp.models import DeadLetter, LetterState
-
-REASONS = {
-    "provider_timeout": "vendor",
-    "provider_rate_limited": "vendor",
-    "provider_unavailable": "vendor",
-    "provider_malformed": "vendor",
-    "provider_error": "vendor",
-    "provider_credentials": "account",
-    "provider_out_of_credit": "account",
-    "worker_lost": "worker",
-    "expired": "queue",
-    "internal": "internal",
-    "picture_not_stored": "internal",
-}
-"""Error code of a request -> the class of what went wrong. A code that is not here is about the request itself: the same
-request would fail again."""
-
-MEANINGS = {
-    "vendor": "The models that may answer did not.",
-    "account": "A vendor's key or account was at fault.",
-    "worker": "It killed the process that worked on it.",
-    "queue": "It waited in the queue for too long.",
-    "internal": "Something of ours failed.",
-}
+from webapp.models.jobs import REASON_OF
 
 
 def write(
     connection: Connection, request_id: uuid.UUID, error_code: str, last_error: str, attempts: int, at: datetime
 ) -> str | None:
     """Set a request aside that has failed; returns the class of what went wrong, None for a failure of its own making."""
-    reason = REASONS.get(error_code)
+    reason = REASON_OF.get(error_code)
     if reason is None:
         return None
     values = {

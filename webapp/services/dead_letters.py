@@ -12,7 +12,7 @@ from sqlalchemy import Select, func, select
 from webapp.contracts.errors import BadInput, NotFound
 from webapp.extensions import reading
 from webapp.models import DeadLetter, LetterState, Person, Request
-from webapp.pipeline.letters import MEANINGS
+from webapp.models.jobs import REASONS
 
 PAGE = 50
 _SHOWN_CHARS = 400
@@ -52,14 +52,14 @@ def reasons() -> list[Reason]:
     counted = select(DeadLetter.reason, func.count()).where(DeadLetter.state == LetterState.OPEN).group_by(DeadLetter.reason)
     with reading() as connection:
         found = {row[0]: int(row[1]) for row in connection.execute(counted)}
-    return [Reason(name, meaning, found.get(name, 0)) for name, meaning in MEANINGS.items()]
+    return [Reason(name, meaning, found.get(name, 0)) for name, meaning in REASONS.items()]
 
 
 def letters(reason: str = "", state: str = LetterState.OPEN, after: uuid.UUID | None = None, size: int = PAGE) -> list[Letter]:
     """Those in a state, for one reason or all, newest first: `after` is the last id of the page before. `BadInput` for a reason
     or a state that there is not."""
-    if reason and reason not in MEANINGS:
-        raise BadInput("reason", f"There is no reason {reason[:40]!r}: {', '.join(MEANINGS)}.")
+    if reason and reason not in REASONS:
+        raise BadInput("reason", f"There is no reason {reason[:40]!r}: {', '.join(REASONS)}.")
     if state not in set(LetterState):
         raise BadInput("state", f"There is no state {state[:40]!r}: {', '.join(LetterState)}.")
     query = _query().where(DeadLetter.state == state)

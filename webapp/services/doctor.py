@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,10 +20,9 @@ from webapp.models import Organization, Plan
 from webapp.registry import current_registry
 from webapp.routing import costs, http, route
 from webapp.routing import vendors as house
-from webapp.services import provider_views, setup, workers
+from webapp.services import provider_views, schedule, setup, workers
 from webapp.services.findings import Finding, Level, blotted
 from webapp.services.settings_check import check_settings, redis_place, sqlite_file, unknown_names
-from webapp.settings import Settings
 
 __all__ = ["Finding", "Level", "check_installation", "check_settings"]
 
@@ -33,7 +31,6 @@ log = logging.getLogger(__name__)
 LOOK_S = 5.0
 """Seconds that one vendor gets to answer."""
 _LOOKS_AT_ONCE = 8
-_CRON_LAST = "switchhook:cron:last"
 _FIRST_START = "`make run` (or `switchhook up`) makes it."
 
 
@@ -130,6 +127,8 @@ def _database() -> Iterator[Finding]:
         setup.check_schema()
         yield Finding("database", "schema", Level.OK, f"at this release's ({', '.join(sorted(at))})")
         yield from _house()
+        proof = "`switchhook ledger verify` proves that ledger, limits and requests agree."
+        yield Finding("database", "books", Level.OFF, "not compared here", proof)
     except SetupError as exc:
         what, _, cure = exc.message.partition(": ")
         yield Finding("database", "schema", Level.FAULT, what, cure[:1].upper() + cure[1:])
@@ -182,7 +181,8 @@ def _queue() -> Iterator[Finding]:
         version = f"Redis {server.get('redis_version', 'of an unknown version')}"
     yield Finding("queue", "redis", Level.OK, f"{version} answers ({redis_place(settings)})")
     yield from _persistence(client, server)
-    yield from _workers(client, settings)
+    yield from _workers(client)
+    yield from _scheduler()
 
 
 def _persistence(client: redis.Redis, server: dict[str, Any]) -> Iterator[Finding]:
@@ -211,11 +211,10 @@ def _persistence(client: redis.Redis, server: dict[str, Any]) -> Iterator[Findin
         yield Finding("queue", "memory", Level.WARNING, f"Redis may throw jobs away when it is full ({policy})", cure)
 
 
-def _workers(client: redis.Redis, settings: Settings) -> Iterator[Finding]:
+def _workers(client: redis.Redis) -> Iterator[Finding]:
     try:
         count = workers.alive(client)
         waiting = sum(queues.queue(name, client).count for name in queues.QUEUES)
-        swept = client.hget(_CRON_LAST, "sweep")
     except redis.RedisError as exc:
         yield Finding("queue", "workers", Level.FAULT, f"Redis went away ({type(exc).__name__})", "Try again.")
         return
@@ -224,12 +223,22 @@ def _workers(client: redis.Redis, settings: Settings) -> Iterator[Finding]:
     else:
         cure = "Start one: `switchhook worker` (`switchhook up` runs one)."
         yield Finding("queue", "workers", Level.FAULT, f"none, {waiting} job(s) waiting: nothing is answered", cure)
-    age_s = time.time() - float(swept.split()[0]) if swept else None
-    if age_s is not None and age_s < 4 * settings.sweep_s + 10:
-        yield Finding("queue", "scheduler", Level.OK, f"looked for lost work {max(age_s, 0):.0f} s ago")
-    else:
+
+
+def _scheduler() -> Iterator[Finding]:
+    """Who runs what runs by the clock, and which tasks of it go wrong again and again."""
+    found = schedule.view()
+    if found.fault:
         cure = "Start one: `switchhook cron` (`switchhook up` runs it)."
-        yield Finding("queue", "scheduler", Level.WARNING, "no sign of it: what a crash loses stays lost", cure)
+        yield Finding("queue", "scheduler", Level.WARNING, f"{found.fault}: what a crash loses stays lost", cure)
+    else:
+        detail = f"{found.leader_host}, process {found.leader_pid}, runs what runs by the clock"
+        yield Finding("queue", "scheduler", Level.OK, detail)
+    for row in found.failing:
+        well = f"it last went well at {row.well_at:%Y-%m-%d %H:%M} UTC" if row.well_at else "it never went well"
+        detail = f"failed {row.failures} times in a row ({row.error}); {well}"
+        cure = f"See why: `switchhook schedule run {row.name.replace(' ', '-')}`."
+        yield Finding("queue", row.name, Level.WARNING, detail, cure)
 
 
 def _plugins() -> Iterator[Finding]:

@@ -26,7 +26,7 @@ from webapp.extensions import current_settings, queue_redis, reading
 from webapp.registry import current_registry
 from webapp.routing import http, route, vendor_keys, vendors
 from webapp.routing.route import Ask
-from webapp.services import setup, workers
+from webapp.services import schedule, setup, workers
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Seen:
 
 def checks() -> list[Check]:
     """Everything, by what is known without asking a vendor now."""
-    return [database(), queue(), *in_use()]
+    return [database(), queue(), scheduler(), *in_use()]
 
 
 def database() -> Check:
@@ -93,6 +93,17 @@ def queue() -> Check:
     if not at_work:
         return Check("queue", False, detail, "Start a worker: `switchhook worker` (`switchhook up` runs one).")
     return Check("queue", True, detail)
+
+
+def scheduler() -> Check:
+    """Whether somebody runs what runs by the clock, and whether its tasks go well."""
+    found = schedule.view()
+    if found.fault:
+        return Check("scheduler", False, found.fault, "Start one: `switchhook cron` (`switchhook up` runs it).")
+    if failing := found.failing:
+        detail = ", ".join(f"{row.name} failed {row.failures} times in a row" for row in failing)
+        return Check("scheduler", False, detail, "See why: `switchhook schedule`, and the cron process's log.")
+    return Check("scheduler", True, "runs")
 
 
 def in_use() -> list[Check]:

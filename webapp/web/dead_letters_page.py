@@ -10,8 +10,8 @@ from flask.typing import ResponseReturnValue
 
 from webapp.contracts.errors import BadInput, NotFound, Refusal
 from webapp.models import LetterState
+from webapp.models.jobs import REASONS
 from webapp.pipeline import replay
-from webapp.pipeline.letters import MEANINGS
 from webapp.services import dead_letters
 from webapp.web import auth, dashboard
 
@@ -49,7 +49,7 @@ def show(request_id: uuid.UUID) -> ResponseReturnValue:
         letter = dead_letters.letter(request_id)
     except NotFound:
         abort(404)
-    return render_template("dashboard/dead_letter.html", letter=letter, meanings=MEANINGS)
+    return render_template("dashboard/dead_letter.html", letter=letter, meanings=REASONS)
 
 
 @blueprint.post("/<uuid:request_id>/replay")
@@ -68,7 +68,7 @@ def dismiss(request_id: uuid.UUID) -> ResponseReturnValue:
 def replay_all() -> ResponseReturnValue:
     """Put back all of a reason."""
     reason = request.form.get("reason", "")
-    if reason not in MEANINGS:
+    if reason not in REASONS:
         abort(404)
     done, troubles = 0, []
     for each in replay.replay_all(reason, dashboard.actor(), auth.me().id):
