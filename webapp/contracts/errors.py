@@ -79,15 +79,17 @@ class Conflict(Refusal):
 
 
 class LimitReached(Refusal):
-    """A limit has no room for the request. `resets_at` is the aware UTC start of the next window."""
+    """A limit has no room for the request. `resets_at` is the aware UTC start of the next window; `alone` means that the
+    request by itself needs more than the limit allows, so that waiting does not help."""
 
     code = "limit_reached"
 
-    def __init__(self, message: str, *, limit: str, resets_at: datetime, request_id: str = "") -> None:
+    def __init__(self, message: str, *, limit: str, resets_at: datetime, request_id: str = "", alone: bool = False) -> None:
         super().__init__(message)
         self.limit = limit
         self.resets_at = resets_at
         self.request_id = request_id
+        self.alone = alone
 
 
 class LimitsUnknown(Refusal):

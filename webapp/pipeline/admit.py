@@ -63,12 +63,24 @@ def admit(intake: Intake) -> Admission:
     stored = tuple(pictures.store(data, strip=True) for data in intake.pictures)
     ask, path = _ask(intake, stored)
 
+    full_at: frozenset[str] = frozenset()
+
     def entry() -> Entry:
-        return Entry(intake, text, now(), ask, path, stored)
+        return Entry(intake, text, now(), ask, path, stored, full_at=full_at)
 
     first = entry()
     try:
-        admission, queue = _in_transaction(first, None)
+        while True:
+            try:
+                admission, queue = _in_transaction(first, None)
+                break
+            except NoRoom as full:
+                provider = full.need.limit.provider
+                if not provider or provider in full_at:
+                    raise
+                # Its own limit is full: another one may answer, and only if there is none is the request refused.
+                full_at |= {provider}
+                first = entry()
     except NoRoom as full:
         if intake.batch_id is not None:
             raise _limit_reached(full.need, intake) from None

@@ -41,6 +41,10 @@ _BROKEN = "Something went wrong inside Switchhook. It is tried again in a minute
 _KEY_TAKEN = "The key of this row belongs to a request that did not come from the batch."
 
 
+class _HeldUp(Exception):
+    """A limit is full for now, and may have room as soon as something ends."""
+
+
 def feed(for_s: float = _FOR_S) -> int:
     """Top up every running batch; returns how many rows became requests. As long as that were any it looks again for a while:
     a fast model has answered within a tenth of a second."""
@@ -118,16 +122,17 @@ def _admit(batch: Any, rows: Sequence[Any], set_aside: set[uuid.UUID]) -> int:
     try:
         for row in rows:
             try:
-                request_id = _one(batch, row)
+                request_id = _one_with_room(batch, row)
             except (BadInput, Conflict, NotFound) as exc:
                 refused.append((row.number, exc.message))
             except LimitReached as exc:
-                # A limit on single requests counts nothing, so it has no later window either.
-                if exc.alone or exc.resets_at <= now():
+                if exc.alone:
                     refused.append((row.number, exc.message))
                     continue
+                _pause(batch.id, exc.message, exc.resets_at)
+                break
+            except _HeldUp:
                 set_aside.add(batch.id)
-                _wait_for_room(batch, exc, admitted)
                 break
             except LimitsUnknown as exc:
                 _pause(batch.id, exc.message, now() + timedelta(seconds=_TRY_AGAIN_S))
@@ -140,6 +145,20 @@ def _admit(batch: Any, rows: Sequence[Any], set_aside: set[uuid.UUID]) -> int:
     finally:
         _mark(batch.id, admitted, refused)
     return len(admitted)
+
+
+def _one_with_room(batch: Any, row: Any) -> uuid.UUID:
+    """The request of a row. `LimitReached` only where waiting for what is under way would not help: that holds more than it
+    will use, and so may fill a limit for a while. Else `_HeldUp`."""
+    try:
+        return _one(batch, row)
+    except LimitReached as exc:
+        if exc.alone:
+            raise
+        if _somebody_holds(batch):
+            raise _HeldUp from exc
+    # What held it may have ended since: once more, with nothing under way.
+    return _one(batch, row)
 
 
 def _one(batch: Any, row: Any) -> uuid.UUID:
@@ -166,21 +185,16 @@ def _one(batch: Any, row: Any) -> uuid.UUID:
     return admission.request_id
 
 
-def _wait_for_room(batch: Any, full: LimitReached, admitted: Sequence[Any]) -> None:
-    """Pause until the limit starts again, unless room may come back before: what is under way holds more than it will use."""
-    if admitted:
-        return
-    # Of the organization's other people only batches count: they alone can have filled a limit with what they hold.
-    others = or_(
+def _somebody_holds(batch: Any) -> bool:
+    """Whether requests are under way that hold something of this batch's limits. Of the organization's other people only
+    batches count: they alone can have filled a limit with what they hold."""
+    concerned = or_(
         Request.person_id == batch.person_id,
         (Request.organization_id == batch.organization_id) & Request.batch_id.is_not(None),
     )
+    query = select(Request.id).where(unfinished(), Request.status.in_(_UNDER_WAY), concerned).limit(1)
     with reading() as connection:
-        holding = connection.execute(
-            select(Request.id).where(unfinished(), Request.status.in_(_UNDER_WAY), others).limit(1)
-        ).first()
-    if holding is None:
-        _pause(batch.id, full.message, full.resets_at)
+        return connection.execute(query).first() is not None
 
 
 _rows = table_of(BatchRow)

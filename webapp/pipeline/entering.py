@@ -71,6 +71,8 @@ class Entry:
     path: Route
     """The route for anybody, before the person was known."""
     pictures: tuple[Stored, ...] = ()
+    full_at: frozenset[str] = frozenset()
+    """Providers whose own limits have no room for it."""
     waits: bool = False
     """Whether it was stored to wait for cheaper hours, and must not be enqueued now."""
     events: list[tuple[str, object]] = field(default_factory=list)
@@ -112,7 +114,10 @@ def insert_request(
         output_tokens=DRAWING_TOKENS if drawing else sender.max_output_tokens,
     )
     cap = asking.cap_microusd(limits)
-    target, ask = _within(cap, ask, alone, _targets(ask, entry.path))
+    targets = _targets(ask, entry.path)
+    # With none left it is the first again, whose limit then refuses the request.
+    targets = [each for each in targets if each.provider.name not in entry.full_at] or targets
+    target, ask = _within(cap, ask, alone, targets)
     amounts = _amounts(target, ask)
     not_before = _cheaper_hours(entry, target)
     entry.waits = not_before is not None
