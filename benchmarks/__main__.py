@@ -13,7 +13,7 @@ import time
 from benchmarks.place import Place
 from benchmarks.report import Report
 
-NAMES = ("webhook", "worker", "quota", "stream", "fallback", "relay")
+NAMES = ("webhook", "worker", "queue", "quota", "stream", "fallback", "relay")
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""A worker as a process: `python -m benchmarks.run_worker thread|fork|simple [--app]`.
+"""A worker as a process: `python -m benchmarks.run_worker thread|fork|simple [--app] [--slots N]`.
 
 With `--app` the application is made before the first job, and for the forking worker before the first fork: the best case
 for RQ's own worker, which otherwise imports everything in every child.
@@ -26,6 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("kind", choices=("thread", "fork", "simple"))
     parser.add_argument("--app", action="store_true")
+    parser.add_argument("--slots", type=int, default=SLOTS)
     given = parser.parse_args()
     connection = redis.Redis.from_url(read_settings().effective_redis_url)
     if given.app:
@@ -38,7 +39,7 @@ def main() -> None:
         db.engine.dispose()  # A connection that two processes share would be the end of both.
     names = [queues.queue(name, connection) for name in queues.QUEUES]
     if given.kind == "thread":
-        ThreadWorker(names, connection, slots=SLOTS).work()
+        ThreadWorker(names, connection, slots=given.slots).work()
         return
     worker = (Worker if given.kind == "fork" else SimpleWorker)(names, connection=connection, serializer=JSONSerializer)
     worker.work(logging_level="WARNING")

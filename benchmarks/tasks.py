@@ -28,6 +28,11 @@ def call_vendor(port: int) -> None:
         connection.close()
 
 
+def pause(seconds: float) -> None:
+    """A job that waits, and does nothing else."""
+    time.sleep(seconds)
+
+
 def note_delay(enqueued_at_ns: str) -> None:
     """Write down how long the way from `queues.put` into a job took, in seconds."""
     delay_s = (time.time_ns() - int(enqueued_at_ns)) / 1e9

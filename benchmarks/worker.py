@@ -115,7 +115,7 @@ def _whole_requests(place: Place, report: Report, *, quick: bool) -> None:
 def _side(place: Place, name: str, number: int, jobs: int, url: str, *command: str) -> Side:
     process = place.python(f"worker-{number}", *command, env=place.environment(url, number))
     client = place.redis(number)
-    _wait(lambda: bool(RQWorker.all(connection=client)), name)
+    wait_until(lambda: bool(RQWorker.all(connection=client)), name)
     return Side(name, number, jobs, process, client)
 
 
@@ -129,7 +129,7 @@ def _execute(place: Place, url: str, side: Side, jobs: int) -> None:
         cpu = usage.cpu_s(side.process.pid)
         suspension.resume(side.client)
         side.client.publish(queues.WAKE_CHANNEL, queues.NORMAL)
-        _wait(_all_ended, f"{jobs} requests of {side.name}", _DONE_S)
+        wait_until(_all_ended, f"{jobs} requests of {side.name}", _DONE_S)
         cpu_after = usage.cpu_s(side.process.pid)
         with reading() as connection:
             rows = connection.execute(
@@ -203,7 +203,7 @@ def _carry(side: Side, port: int, jobs: int) -> None:
     side.client.publish(queues.WAKE_CHANNEL, queues.NORMAL)
     started = target.started_job_registry
     intermediate = target.intermediate_queue_key
-    _wait(
+    wait_until(
         lambda: not (target.count + side.client.zcard(started.key) + side.client.llen(intermediate)),
         f"{jobs} jobs of {side.name}",
         _DONE_S,
@@ -216,7 +216,8 @@ def _carry(side: Side, port: int, jobs: int) -> None:
         side.cpu_ms.append(1000 * (after - before) / jobs)
 
 
-def _wait(done: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
+def wait_until(done: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
+    """Until `done`; RuntimeError naming `what` if that takes too long."""
     ends = time.monotonic() + timeout_s
     while not done():
         if time.monotonic() > ends:

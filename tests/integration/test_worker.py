@@ -21,8 +21,8 @@ from rq.suspension import resume, suspend
 from tests.integration import worker_jobs
 from tests.integration.worker_jobs import meeting
 from webapp.jobs.worker import ThreadWorker
-from webapp.jobs.worker_take import cycle
 from webapp.queues import HIGH, LOW, NORMAL, QUEUES, WAKE_CHANNEL, Task, put
+from webapp.turns import cycle
 
 JOBS = "tests.integration.worker_jobs."
 SOON_S = 10.0

@@ -64,7 +64,7 @@ def note_context() -> None:
     note(context.get())
 
 
-def note_queue() -> None:
+def note_queue(_subject_id: str = "") -> None:
     note(get_current_job().origin)
 
 

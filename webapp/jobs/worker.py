@@ -110,7 +110,7 @@ class ThreadWorker(Bookkeeper):
         self._wake = Wake()
         self._running: set[Run] = set()
         self._taken: list[Taken] = []
-        self._taker = Taker(self.queues, connection, self.name)
+        self._taker = Taker(self.queues, connection, self.name, slots)
         self._asked_to_stop: float | None = None
         self._grace_ends: float | None = None
 
@@ -153,7 +153,7 @@ class ThreadWorker(Bookkeeper):
         worked = False
         with self._signal_handlers():
             self.closing.clear()
-            upkeep = Upkeep(self, lambda: list(self._running), self._maintenance_s, self._wake.set)
+            upkeep = Upkeep(self, lambda: list(self._running), self.slots, self._maintenance_s, self._wake.set)
             ear = Ear(self, self._wake.set, self._obey)
             threads = Threads("job")
             try:

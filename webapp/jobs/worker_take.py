@@ -4,6 +4,7 @@ ones."""
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from uuid import uuid4
 
@@ -13,28 +14,53 @@ from rq.executions import Execution
 from rq.job import Job, _job_stack
 from rq.suspension import WORKERS_SUSPENDED
 
-log = logging.getLogger(__name__)
+from webapp.turns import DELIVER, EXECUTE, HOURS, HOURS_KEPT_S, LOADS, MINUTES, MINUTES_KEPT_S, OTHER, cycle, turn_key
 
-_LOWEST, _BETWEEN, _HIGHEST = 1, 3, 4
-_CYCLE = 16
+log = logging.getLogger(__name__)
 
 # One round trip whatever the number of jobs, and no more moves than there are slots: a pipeline of moves could not
 # know when to stop. Each move is the LMOVE into that queue's intermediate queue by which RQ recovers jobs of a worker
 # that dies before it has started them. (RQ's own way with several queues is BLPOP, which loses them: its issue 1716.)
 # The jobs' keys are not declared, as their ids are known only here: like all of RQ, this is not for Redis Cluster.
-_TAKE = """
--- KEYS: per queue, highest first: the queue, its intermediate queue
--- ARGV: wanted, offset into the cycle, prefix of job keys, key of the suspension, the cycle of first choices (from 1)
-if redis.call('EXISTS', ARGV[4]) == 1 then return {{}, 0} end
-local wanted, offset, prefix = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
-local queues, turns = #KEYS / 2, #ARGV - 4
-local left, dead, empty, taken = queues, 0, {}, {}
+#
+# It also counts what it moves, and enters what the worker tells of its slots: figures that cost no round trip of their own.
+# The share of a lower queue comes from one cycle of turns for all workers, which goes on where the last one left it.
+_TAKE = (
+    """
+-- KEYS: per queue, highest first: the queue, its intermediate queue; then the turn, the loads
+-- ARGV: wanted, prefix of job keys, key of the suspension, worker, jobs in flight before, ended since the last call, busy ms
+--       since then, jobs in flight as entered last (-1: never), of the paces by minute and by hour the prefix and the life
+--       (s), first choices (from 1)
+local wanted, prefix, worker, before = tonumber(ARGV[1]), ARGV[2], ARGV[4], tonumber(ARGV[5])
+local ended, busy, at = tonumber(ARGV[6]), tonumber(ARGV[7]), redis.call('TIME')[1]
+local minute, hour = ARGV[9] .. math.floor(at / 60), ARGV[11] .. math.floor(at / 3600)
+local queues, turns = (#KEYS - 2) / 2, #ARGV - 12
+local turn_key, loads = KEYS[#KEYS - 1], KEYS[#KEYS]
+local offset = tonumber(redis.call('GET', turn_key) or '0') or 0
+local left, dead, empty, taken, starts = queues, 0, {}, {}, {}
 local function choose(first)
   for q = first, 1, -1 do if not empty[q] then return q end end
   for q = first + 1, queues do if not empty[q] then return q end end
 end
+local function name_of(q) return string.match(KEYS[2 * q - 1], '([^:]+)$') end
+local depths = nil
+-- Other workers may serve other queues.
+if redis.call('HEXISTS', minute, 'd:' .. name_of(1)) + redis.call('HEXISTS', minute, 'd:' .. name_of(queues)) < 2 then
+  depths = {}
+  for q = 1, queues do depths[q] = redis.call('LLEN', KEYS[2 * q - 1]) end
+end
+local function begin(pace, life)
+  for q = 1, queues do redis.call('HSETNX', pace, 'd:' .. name_of(q), depths[q]) end
+  redis.call('EXPIRE', pace, life)
+end
+local function enter(pace)
+  for field, count in pairs(starts) do redis.call('HINCRBY', pace, field, count) end
+  if ended > 0 then redis.call('HINCRBY', pace, 'ended', ended) end
+  if busy > 0 then redis.call('HINCRBY', pace, 'busy_ms', busy) end
+end
+if redis.call('EXISTS', ARGV[3]) == 1 then left = 0 end
 while #taken < wanted and left > 0 and dead < 1000 do
-  local q = choose(tonumber(ARGV[5 + (offset + #taken) % turns]))
+  local q = choose(tonumber(ARGV[13 + (offset + #taken) % turns]))
   local id = redis.call('LMOVE', KEYS[2 * q - 1], KEYS[2 * q], 'LEFT', 'RIGHT')
   if not id then
     empty[q] = true
@@ -43,6 +69,10 @@ while #taken < wanted and left > 0 and dead < 1000 do
     local fields = redis.call('HGETALL', prefix .. id)
     if #fields > 0 then
       taken[#taken + 1] = {q, id, fields}
+      local task = string.match(id, '^(%l+)%-')
+      if task ~= 'TASK_EXECUTE' and task ~= 'TASK_DELIVER' then task = 'TASK_OTHER' end
+      local field = 's:' .. name_of(q) .. ':' .. task
+      starts[field] = (starts[field] or 0) + 1
     else
       -- Deleted, expired, or enqueued twice under one id and done already.
       redis.call('LREM', KEYS[2 * q], -1, id)
@@ -50,8 +80,17 @@ while #taken < wanted and left > 0 and dead < 1000 do
     end
   end
 end
+if #taken > 0 then redis.call('SET', turn_key, (offset + #taken) % turns) end
+if before + #taken ~= tonumber(ARGV[8]) then redis.call('HSET', loads, worker, before + #taken) end
+if #taken > 0 or ended > 0 or busy > 0 then
+  if depths then begin(minute, ARGV[10]) begin(hour, ARGV[12]) end
+  enter(minute) enter(hour)
+end
 return {taken, left}
-"""
+""".replace("TASK_EXECUTE", EXECUTE)
+    .replace("TASK_DELIVER", DELIVER)
+    .replace("TASK_OTHER", OTHER)
+)
 
 
 class ThreadJob(Job):
@@ -79,50 +118,39 @@ class Taken:
         self.execution = Execution(uuid4().hex, job.id, queue.connection, worker_name)
 
 
-def cycle(queues: int) -> list[int]:
-    """First choices of consecutive turns, as indexes into the queues, highest first; the same for ever.
-
-    While all queues are full, of three queues the highest gets 12 of 16 turns, the middle one 3 and the lowest 1 (6
-    %). With up to seven queues each gets at least 5 %. The turns of a queue are spread evenly (smooth weighted round
-    robin).
-    """
-    if queues < 1:
-        raise ValueError("a worker needs at least one queue")
-    lower = [_BETWEEN] * (queues - 2) + [_LOWEST] if queues > 1 else []
-    weights = [max(_HIGHEST, _CYCLE - sum(lower)), *lower]
-    credit, order = [0] * queues, []
-    for _ in range(sum(weights)):
-        credit = [have + weight for have, weight in zip(credit, weights, strict=True)]
-        chosen = credit.index(max(credit))
-        credit[chosen] -= sum(weights)
-        order.append(chosen)
-    return order
-
-
 class Taker:
-    """Takes jobs from `queues`, highest first. A turn whose queue is empty goes to the next higher one, then to the
-    rest."""
+    """Takes jobs for one worker of `slots` slots. Not for several threads at once."""
 
-    def __init__(self, queues: Sequence[Queue], connection: redis.Redis, worker_name: str) -> None:
+    def __init__(self, queues: Sequence[Queue], connection: redis.Redis, worker_name: str, slots: int) -> None:
         self._queues = list(queues)
-        self._connection = connection
         self._worker_name = worker_name
-        self._cycle = cycle(len(self._queues))
-        self._turn = 0
+        self._slots = slots
         self._script = connection.register_script(_TAKE)
+        names = [queue.name for queue in self._queues]
         self._keys = [key for queue in self._queues for key in (queue.key, queue.intermediate_queue_key)]
+        self._keys += [turn_key(names), LOADS]
+        self._first_choices = [index + 1 for index in cycle(len(self._queues))]
+        self._paces: list[str | int] = [MINUTES, MINUTES_KEPT_S, HOURS, HOURS_KEPT_S]
+        self._in_flight = 0
+        self._entered = -1
+        self._since = time.monotonic()
 
     def take(self, wanted: int) -> tuple[list[Taken], bool]:
         """At most `wanted` jobs, now in their intermediate queues, and whether to look again at once. Does not wait.
 
-        Nothing while workers are suspended (`rq suspend`). Raises `redis.RedisError`.
+        `wanted` is the number of free slots: from it follows what ended since the last call. Nothing while workers are
+        suspended (`rq suspend`). Raises `redis.RedisError`.
         """
-        first_choices = [index + 1 for index in self._cycle]
+        at, before = time.monotonic(), self._slots - wanted
+        ended = max(0, self._in_flight - before)
+        busy_ms = int(1000 * (at - self._since) * self._in_flight)
+        told: list[str | int] = [self._worker_name, before, ended, busy_ms, self._entered]
         moved, queues_left = self._script(
             keys=self._keys,
-            args=[wanted, self._turn, Job.redis_job_namespace_prefix, WORKERS_SUSPENDED, *first_choices],
+            args=[wanted, Job.redis_job_namespace_prefix, WORKERS_SUSPENDED, *told, *self._paces, *self._first_choices],
         )
-        self._turn = (self._turn + len(moved)) % len(self._cycle)
+        self._since, self._in_flight = at, before + len(moved)
+        self._entered = self._in_flight
         taken = [self._read(self._queues[index - 1], job_id.decode(), fields) for index, job_id, fields in moved]
         return [one for one in taken if one], queues_left > 0 and len(moved) < wanted
 

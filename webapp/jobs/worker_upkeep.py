@@ -19,7 +19,9 @@ from rq.worker import WorkerStatus
 from rq.worker_registration import clean_worker_registry, register
 
 from webapp.jobs.worker_books import LONGEST_PAUSE_S, Bookkeeper, Phase, Run
+from webapp.jobs.worker_signs import Sign, forgotten
 from webapp.queues import WAKE_CHANNEL
+from webapp.turns import LOADS, SIGNS
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class Upkeep:
         self,
         worker: Bookkeeper,
         runs: Callable[[], list[Run]],
+        slots: int,
         maintenance_s: float,
         on_recovered: Callable[[], None],
     ) -> None:
@@ -53,28 +56,38 @@ class Upkeep:
         self._on_recovered = on_recovered
         self._give_back = worker.connection.register_script(_GIVE_BACK)
         self._first_seen: dict[str, dict[str, float]] = {}
+        self._sign = Sign(worker.name, worker.queue_names(), slots)
         self._thread = threading.Thread(target=self._serve, name="worker-upkeep", daemon=True)
 
     def start(self) -> None:
         """Maintain once, now, and go on in a thread until the worker is `closing`."""
         self.maintain()
+        with self._worker.connection.pipeline(transaction=False) as pipe:
+            self._sign.give(len(self._runs()), pipe)
+            pipe.execute()
         self._thread.start()
 
     def join(self) -> None:
-        """Wait for the thread, at most two seconds: it may be stuck in a Redis that hangs."""
-        if self._thread.ident:
-            self._thread.join(LONGEST_PAUSE_S)
+        """Wait for the thread, at most two seconds: it may be stuck in a Redis that hangs. Then withdraw the sign."""
+        if not self._thread.ident:
+            return
+        self._thread.join(LONGEST_PAUSE_S)
+        with suppress(redis.RedisError), self._worker.connection.pipeline(transaction=False) as pipe:
+            self._sign.withdraw(pipe)
+            pipe.execute()
 
     def beat(self) -> None:
         """One sign of life of the worker and of every running job, in one round trip. Raises `redis.RedisError`."""
         worker = self._worker
         with worker.books_lock, worker.connection.pipeline(transaction=False) as pipe:
-            runs = [run for run in self._runs() if run.phase is Phase.RUNNING]
+            carried = self._runs()
+            runs = [run for run in carried if run.phase is Phase.RUNNING]
             worker.heartbeat(worker.lost_after_s, pipe)
             # RQ writes the state with each job. It is for people who look, who can wait for the next heartbeat.
             worker.set_state(WorkerStatus.BUSY if runs else WorkerStatus.IDLE, pipe)
             for run in runs:
                 run.keep_alive(worker.lost_after_s, pipe)
+            self._sign.give(len(carried), pipe)
             field_was_new = pipe.execute()[0]
         if field_was_new:
             self.enter_worker()  # Its record had expired, or Redis was restarted without its data.
@@ -103,7 +116,14 @@ class Upkeep:
             finally:
                 queue.release_maintenance_lock()  # type: ignore[no-untyped-call]
         Group.clean_registries(connection=worker.connection)
+        self._forget_signs()
         self._on_recovered()
+
+    def _forget_signs(self) -> None:
+        signs: dict[bytes, bytes] = self._worker.connection.hgetall(SIGNS)  # type: ignore[assignment]
+        if gone := forgotten(signs):
+            self._worker.connection.hdel(SIGNS, *gone)
+            self._worker.connection.hdel(LOADS, *gone)
 
     def _recover_never_started(self, queue: Queue) -> None:
         """Jobs that a worker took and did not live to start go back to the front of their queue.
