@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 PYTEST_ARGS ?= -n auto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format bench docs lock clean
+.PHONY: help setup run test fault lint format bench docs lock clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ run: $(STAMP) ## serve everything on http://127.0.0.1:8000
 
 test: $(STAMP) ## run all tests that this machine can run
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+fault: $(STAMP) ## 1,000 messages while processes, Redis and the database are killed; at most five minutes
+	@$(BIN)/python -m tests.fault $(FAULT_ARGS)
 
 lint: $(STAMP) ## style, types and the import rules
 	@$(BIN)/ruff check .

@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 def create_app(settings: Settings | None = None) -> Flask:
     """The application, wired: the only place that knows every part. `SetupError` says what is wrong with the settings."""
-    from webapp import extensions, logs, web
+    from webapp import api, extensions, logs, web
     from webapp.registry import Registry
     from webapp.routing import guard
 
@@ -51,4 +51,5 @@ def create_app(settings: Settings | None = None) -> Flask:
         with app.app_context():
             current_vault()
     web.register(app, registry)
+    api.register(app)
     return app

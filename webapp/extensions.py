@@ -200,6 +200,19 @@ def waiting_redis() -> redis.Redis:
     return cast(redis.Redis, current_app.extensions["switchhook.redis.waiting"])
 
 
+# A host that is cut off in the middle of a transaction keeps what it has locked until the server finds out; by default after
+# two hours. Whoever gives `options=` in DATABASE_URL (or needs none, behind a pooler that refuses them) looks after it himself.
+_PATIENCE: dict[str, Any] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+    "options": "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 -c tcp_user_timeout=20000 "
+    "-c idle_in_transaction_session_timeout=60s -c lock_timeout=20s",
+}
+
+
 def engine_options(settings: Settings) -> dict[str, Any]:
     """Sizes of the connection pool. Transactions are short, so many threads share few connections."""
     options: dict[str, Any] = {
@@ -211,6 +224,8 @@ def engine_options(settings: Settings) -> dict[str, Any]:
     }
     if not settings.effective_database_url.startswith("sqlite"):
         options["pool_pre_ping"] = True
+        if "options=" not in settings.effective_database_url:
+            options["connect_args"] = _PATIENCE
     return options
 
 

@@ -9,7 +9,7 @@ import importlib.util
 import logging
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -43,8 +43,11 @@ BUILT_IN = (
     "plugins.categorizers.keywords",
     "plugins.categorizers.model",
     "plugins.quotas.plan_limits",
+    "plugins.quotas.stored_limits",
+    "plugins.quotas.allocation",
     "plugins.channels.simulator",
     "plugins.channels.twilio",
+    "plugins.channels.email",
 )
 
 _KINDS: dict[str, type] = {
@@ -54,6 +57,14 @@ _KINDS: dict[str, type] = {
     "register_channels": Channel,
 }
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,38}\Z")
+
+
+def _lacks(channel: Channel) -> str:
+    """What keeps a channel from sending; a plugin that fails in saying it is not ready."""
+    try:
+        return channel.missing()
+    except Exception as exc:
+        return f"its plugin failed ({type(exc).__name__})"
 
 
 class PluginFault(Exception):
@@ -232,6 +243,30 @@ class Registry:
                 else:
                     text[item.name] = item
         self.providers, self.image_providers = text, images
+
+    def make(self, settings: Mapping[str, str], names: Collection[str]) -> list[Provider]:
+        """The providers with these names as their plugins make them with other settings, which changes nothing here; those of a
+        plugin that fails are left out."""
+        found: list[Provider] = []
+        for record in self.records:
+            plugin = self._manager.get_plugin(record.name)
+            gives = {given.partition(": ")[2] for given in record.gives if given.partition(": ")[0].endswith("providers")}
+            if plugin is None or gives.isdisjoint(names):
+                continue
+            try:
+                given = self._collect(record, plugin, settings, kinds=("register_providers",), again=True)
+            except (Exception, SystemExit) as exc:
+                log.error("plugin %s cannot be used with other settings: %s", record.name, type(exc).__name__)
+                continue
+            found += [item for _, item in given if item.name in names]
+        return found
+
+    def channel_for(self, medium: str) -> Channel | None:
+        """The first channel by name that carries a medium and is ready to send."""
+        for _, channel in sorted(self.channels.items()):
+            if channel.medium == medium and not _lacks(channel):
+                return channel
+        return None
 
     def any_provider(self, name: str) -> list[Provider]:
         """The text and the image provider of that name: none, one or both."""

@@ -272,6 +272,8 @@ def _columns_of_people() -> None:
 
 
 def _columns_of_work() -> None:
+    op.drop_index("ix_conversation_list", table_name="conversation")
+    op.create_index("ix_conversation_list", "conversation", ["person_id", "organization_id", "last_activity_at", "id"])
     with op.batch_alter_table("request") as batch:
         batch.add_column(sa.Column("held_provider", sa.String(length=40), nullable=True))
         batch.add_column(sa.Column("allocation_millicredits", sa.BigInteger(), nullable=True))
@@ -383,6 +385,8 @@ def downgrade() -> None:
         batch.drop_column("limits")
         batch.drop_column("organization_id")
 
+    op.drop_index("ix_conversation_list", table_name="conversation")
+    op.create_index("ix_conversation_list", "conversation", ["person_id", "last_activity_at", "id"])
     op.drop_table("dead_letter")
     op.drop_table("batch_row")
     op.drop_table("plan_change")

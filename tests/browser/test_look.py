@@ -100,6 +100,7 @@ def test_a_text_makes_its_round_in_the_simulator(
     live: Live, signed_in: Callable[..., Page], page: Page, quiet: Watched
 ) -> None:
     signed_in(ADMIN)
+    page.locator("nav summary", has_text="Dashboard").click()
     page.get_by_role("link", name="Simulator").click()
     page.get_by_label("Phone number").fill("+15005550123")
     page.get_by_role("button", name="Use this number").click()

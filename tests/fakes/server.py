@@ -122,6 +122,9 @@ class Fault:
 class FakeServer:
     """A fake vendor. Subclass it and write `handle`; it runs in many threads: guard shared state with `self.lock`."""
 
+    host = "127.0.0.1"
+    """The address that it listens on."""
+
     def __init__(self, port: int = 0) -> None:
         self.lock = threading.RLock()
         self.requests: list[FakeRequest] = []
@@ -133,7 +136,7 @@ class FakeServer:
         """What `handle` or its stream raised: a mistake in the fake or the test. Leaving the `with` block raises it."""
         self.stopping = threading.Event()
         self._changed = threading.Condition(self.lock)
-        self._http = _Listener(("127.0.0.1", port), self)
+        self._http = _Listener((self.host, port), self)
         self._thread = threading.Thread(target=self._http.serve, daemon=True)
 
     def handle(self, request: FakeRequest) -> FakeReply:
@@ -156,7 +159,7 @@ class FakeServer:
     @property
     def url(self) -> str:
         """The base URL, without a slash at its end."""
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
+        return f"http://{self.host}:{self._http.server_address[1]}"
 
     def start(self) -> Self:
         """Begin to answer. The port is open since the object was made."""

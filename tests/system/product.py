@@ -26,10 +26,10 @@ from webapp.settings import read_settings
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def free_port() -> int:
+def free_port(address: str = "127.0.0.1") -> int:
     """A port that nobody uses at this moment."""
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.bind((address, 0))
         return int(listener.getsockname()[1])
 
 
@@ -76,8 +76,15 @@ class Product:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        for name in list(self.processes):
-            self.stop(name)
+        try:
+            for name in list(self.processes):
+                self.stop(name)
+        finally:
+            for name in list(self.processes):
+                self.kill(name)
+            self._close()
+
+    def _close(self) -> None:
         db.session.remove()
         db.engine.dispose()
         self.app.extensions["switchhook.redis"].close()
@@ -90,18 +97,26 @@ class Product:
     def start(self, *names: str) -> None:
         """Start processes: a name is a command, with anything after a dash to tell two of them apart."""
         for name in names:
-            log = (self.folder / f"{name}.log").open("ab")
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "webapp.cli", name.partition("-")[0]],
-                env=self.env,
-                cwd=ROOT,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            log.close()
+            self.launch(name)
         if any(name.startswith("web") for name in names):
             self.wait_until(self._answers, "the web server answers")
+
+    def launch(self, name: str) -> None:
+        """Start one process and do not wait for it."""
+        log = (self.folder / f"{name}.log").open("ab")
+        self.processes[name] = subprocess.Popen(
+            self.command(name),
+            env=self.env,
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        log.close()
+
+    def command(self, name: str) -> list[str]:
+        """What runs under this name."""
+        return [sys.executable, "-m", "webapp.cli", name.partition("-")[0]]
 
     def kill(self, name: str) -> None:
         """SIGKILL to the process and everything that it started, as when a machine dies."""

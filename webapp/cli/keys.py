@@ -183,13 +183,26 @@ def survey(connection: Connection, vault: Vault) -> Survey:
 
 
 def _rows(connection: Connection) -> list[tuple[str, Any]]:
-    """Every row that may hold secrets: (provider, its values)."""
+    """Every row that may hold secrets: (provider, its values); of an organization's, its id stands behind the provider."""
+    return [(name, values) for name, values, _ in _rows_with_places(connection)]
+
+
+def _rows_with_places(connection: Connection) -> list[tuple[str, Any, tuple[Any, Any]]]:
+    """The same with where each row is: (its table, the condition that finds it there)."""
     from sqlalchemy import select
 
-    from webapp.models import ProviderSetting
+    from webapp.extensions import table_of
+    from webapp.models import OrganizationProvider, ProviderSetting
 
-    columns = select(ProviderSetting.provider, ProviderSetting.values).order_by(ProviderSetting.provider)
-    return [(row[0], row[1]) for row in connection.execute(columns)]
+    house, own = table_of(ProviderSetting), table_of(OrganizationProvider)
+    found: list[tuple[str, Any, tuple[Any, Any]]] = []
+    for provider, values in connection.execute(select(house.c.provider, house.c["values"]).order_by(house.c.provider)):
+        found.append((provider, values, (house, house.c.provider == provider)))
+    columns = select(own.c.provider, own.c["values"], own.c.organization_id).order_by(own.c.provider, own.c.organization_id)
+    for provider, values, organization_id in connection.execute(columns):
+        here = (own.c.provider == provider) & (own.c.organization_id == organization_id)
+        found.append((f"{provider}@{organization_id}", values, (own, here)))
+    return found
 
 
 def _tokens(values: Any) -> Iterator[tuple[str, str]]:
@@ -229,14 +242,12 @@ def _seal_anew(vault: Vault, done: Rotation, tell: Callable[[str], None]) -> Non
     from sqlalchemy import update
 
     from webapp.contracts.errors import SetupError
-    from webapp.extensions import table_of, writing
-    from webapp.models import ProviderSetting
+    from webapp.extensions import writing
 
-    table = table_of(ProviderSetting)
     with writing() as connection:
         _keep_writers_out(connection)
-        rows = _rows(connection)
-        for number, (provider, values) in enumerate(rows, 1):
+        rows = _rows_with_places(connection)
+        for number, (provider, values, (table, here)) in enumerate(rows, 1):
             before = done.sealed_anew
             fresh = dict(values) if isinstance(values, dict) else values
             for variable, token in _tokens(values):
@@ -251,7 +262,7 @@ def _seal_anew(vault: Vault, done: Rotation, tell: Callable[[str], None]) -> Non
                     done.sealed_anew += 1
                     fresh[variable] = {**fresh[variable], "sealed": sealed}
             if done.sealed_anew > before:
-                connection.execute(update(table).where(table.c.provider == provider).values({"values": fresh}))
+                connection.execute(update(table).where(here).values({"values": fresh}))
             tell(f"{number}/{len(rows)} {provider}: {_secrets(done.sealed_anew - before)} sealed anew.")
         if done.added or done.sealed_anew:
             detail = {"newest": vault.keys[0].fingerprint, "added": bool(done.added), "sealed_anew": done.sealed_anew}
@@ -289,10 +300,11 @@ def _not_needed(seen: Survey, vault: Vault) -> list[Key]:
 def _keep_writers_out(connection: Connection) -> None:
     """Wait for those who are changing secrets, and let no others begin before the end of this transaction. SQLite does so by
     itself."""
-    from webapp.models import ProviderSetting
+    from webapp.models import OrganizationProvider, ProviderSetting
 
     if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(f"LOCK TABLE {ProviderSetting.__tablename__} IN SHARE ROW EXCLUSIVE MODE")
+        names = f"{ProviderSetting.__tablename__}, {OrganizationProvider.__tablename__}"
+        connection.exec_driver_sql(f"LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE")
 
 
 def _audit(connection: Connection, action: str, detail: dict[str, Any]) -> None:

@@ -72,7 +72,7 @@ class Conversation(Base):
     __tablename__ = "conversation"
     __table_args__ = (
         Index("ix_conversation_current", "person_id", "active", "last_activity_at"),
-        Index("ix_conversation_list", "person_id", "last_activity_at", "id"),
+        Index("ix_conversation_list", "person_id", "organization_id", "last_activity_at", "id"),
     )
 
     id: Mapped[uuid_key]

@@ -254,7 +254,7 @@ def _expires_at(entry: Entry, not_before: datetime | None) -> datetime | None:
 def _targets(ask: Ask, path: Route) -> Sequence[Target]:
     """What will probably answer, to know what it may cost. With none ready the request fails later, on the record: what the
     person wrote must not be lost here."""
-    if vendors.known().rules:  # the only thing that the person makes a difference to
+    if vendors.depends_on_sender(ask.organization_id):
         path = route.plan(ask, fresh=False)
     if not path.targets:
         log.error("no target for a new request: %s", path.why_none)

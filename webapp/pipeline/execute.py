@@ -129,7 +129,12 @@ class _End:
     def tell(self) -> None:
         """Send the answer on its way and tell the plugins. They take their time, so a job's limit counts again."""
         settled, self._settled = self._settled, None
-        if settled is not None:
+        if settled is None:
+            return
+        try:
+            if settled.again_at is None:
+                self._work.settled(settled.ending)
+        finally:
             after_commit(self._taken.id, settled, settled.ending)
 
 

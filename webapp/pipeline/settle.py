@@ -43,7 +43,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_DATABASE_WAITS_S = (0.2, 0.5, 1.0, 2.0, 4.0)
+_DATABASE_WAITS_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0)
+"""An answer that was paid for is worth waiting for a database that is restarted, or for a cable."""
 
 
 _table = table_of(Request)
@@ -175,7 +176,6 @@ def _patiently(work: Callable[[Connection], T]) -> T:
             with writing() as connection:
                 return work(connection)
         except OperationalError:
-            # The database may be restarting. An answer that was paid for is worth a short wait.
             if wait_s is None:
                 raise
             time.sleep(wait_s)

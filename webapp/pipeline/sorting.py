@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TypeGuard
 
 import redis
@@ -273,6 +273,8 @@ def _route(ask: Ask) -> Route:
     nothing."""
     named = current_settings().sort_model
     if named != "auto":
-        return route.plan(Ask(OPERATION, named=named, input_tokens=ask.input_tokens, output_tokens=ask.output_tokens))
+        return route.plan(
+            replace(ask, operation=OPERATION, category=None, plan=None, needs=frozenset(), pictures=0, named=named)
+        )
     path = route.plan(ask)
     return Route(path.by, tuple(target for target in path.targets if not target.provider.demo), path.passed)

@@ -127,16 +127,18 @@ class TextWork(Work):
         if not text.strip():
             raise MalformedAnswer("The vendor sent an empty answer.")
         finish = self._usage.finish.value if self._usage else ""
-        ending = Ending(
+        return Ending(
             RequestStatus.COMPLETED,
             answer=text,
             finish=finish,
             result=_document(text) if self._output is not None else None,
             quality=self._usage.quality if self._usage else None,
         )
-        by = self.calls.answered_by if self.calls else None
-        kept.keep(kept.key(self.taken, self._turns), self.taken, ending, by.name if by else "")
-        return ending
+
+    def settled(self, ending: Ending) -> None:
+        if ending.status is RequestStatus.COMPLETED and self._kept is None:
+            by = self.calls.answered_by if self.calls else None
+            kept.keep(kept.key(self.taken, self._turns), self.taken, ending, by.name if by else "")
 
     def estimate(self, tried: Tried) -> charges.Guess:  # noqa: ARG002 - about the same for every model
         sent = prices.estimate_input(self._turns) + PICTURE_TOKENS * sum(len(turn.pictures) for turn in self._turns)

@@ -39,8 +39,8 @@ def asked_for(text: str) -> bool:
 def answer(connection: Connection, sender: Sender, address: str, medium: str, at: datetime) -> str:
     """What to answer to a command that is recorded already; '' for an address that asked often enough in this hour."""
     if connection.dialect.name != "sqlite":
-        # Two at once would each count without the other.
-        connection.execute(select(Person.id).where(Person.id == sender.person_id).with_for_update())
+        # Two at once would each count without the other. A lock that lets messages refer to the person: both have done so.
+        connection.execute(select(Person.id).where(Person.id == sender.person_id).with_for_update(key_share=True))
     if _asked_lately(connection, address, at) > ANSWERS_MAX:
         return ""
     return told(usage.usage(connection, sender, medium, at))

@@ -11,8 +11,8 @@ from webapp.quota.holds import Counter, Need
 from webapp.quota.windows import bounds
 
 HELP = (
-    "Text a question and an assistant answers. Reply USAGE to see what is left of your plan, STOP to get no more messages, "
-    "START to get them again. Message and data rates may apply."
+    "Text a question and an assistant answers. Reply STOP to get no more messages, START to get them again, USAGE to see what "
+    "is left of your plan. Message and data rates may apply."
 )
 WELCOME_BACK = "You will get answers again. Reply STOP at any time to end them."
 TEXT_ONLY = "Only text can be read here so far. Please send your question as a text message."

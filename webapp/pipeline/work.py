@@ -67,6 +67,10 @@ class Work:
         """How the work ends once its pieces have: completed, or cancelled. Raises `MalformedAnswer` for no answer."""
         raise NotImplementedError
 
+    def settled(self, ending: Ending) -> None:
+        """What there is to do once the end is on the books, and not before: an answer that was kept although the execution then
+        lost the request would be given away to its successor."""
+
     def ask(self) -> Ask:
         """What the route has to serve."""
         raise NotImplementedError

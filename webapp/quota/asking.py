@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from webapp.contracts.limits import Dimension, Limit, QuotaQuestion, Window
+from webapp.contracts.limits import Dimension, Limit, QuotaPolicy, QuotaQuestion, Window
 from webapp.contracts.texts import frames
 from webapp.models.senders import Sender
 from webapp.quota import credits, stored
@@ -39,10 +39,11 @@ def question_of(sender: Sender, operation: str, channel: str, allocation_millicr
         raise PolicyFailed(f"The stored limits of {sender.person_id} or their organization cannot be read: {exc}") from exc
 
 
-def limits_for(question: QuotaQuestion) -> list[Limit]:
-    """What every policy says. An unknown limit is not an absent one: a policy that fails raises `PolicyFailed`."""
+def limits_for(question: QuotaQuestion, policies: Iterable[QuotaPolicy] | None = None) -> list[Limit]:
+    """What every policy says, or each of `policies`. An unknown limit is not an absent one: a policy that fails raises
+    `PolicyFailed`."""
     found: dict[tuple[str, str, Window], Limit] = {}
-    for policy in current_registry().policies.values():
+    for policy in current_registry().policies.values() if policies is None else policies:
         try:
             for limit in policy.limits(question):
                 if not isinstance(limit, Limit):

@@ -298,10 +298,16 @@ def settle(
     ended = _add(connection, driver, request_id, used, at_providers, closing)
     if not ended:
         return []
+    # One row a counter, whatever a request holds of it: a statement cannot touch a row twice.
+    sums: dict[tuple[Any, ...], list[int]] = {}
+    for *key, amount, spent in sorted(ended, key=lambda hold: hold[:3]):
+        there = sums.setdefault(tuple(key), [0, 0])
+        there[0] += spent
+        there[1] += amount
     values: list[Any] = []
-    for subject, name, period, starts_at, dimension, amount, spent in sorted(ended, key=lambda hold: hold[:3]):
-        values += (subject, name, period, starts_at, dimension, spent, amount)
-    rows = connection.exec_driver_sql(_statement(_SETTLE, driver.mark, len(ended)), tuple(values)).all()
+    for counter, (spent, amount) in sums.items():
+        values += (*counter, spent, amount)
+    rows = connection.exec_driver_sql(_statement(_SETTLE, driver.mark, len(sums)), tuple(values)).all()
     return [
         Counter(row[0], row[1], Window(row[2]), driver.read_moment(row[3]), Dimension(row[4]), *tuple(row)[5:]) for row in rows
     ]

@@ -40,7 +40,7 @@ from webapp.contracts.pictures import Progress
 from webapp.contracts.texts import frames
 from webapp.extensions import current_settings, now
 from webapp.interrupts import shielded
-from webapp.routing import http, resilience, vendors
+from webapp.routing import http, resilience, vendor_keys, vendors
 from webapp.routing.resilience import Denial, Denied, Grant, Verdict
 from webapp.routing.route import Passed, Route, Target
 
@@ -79,7 +79,7 @@ class NoTurn(RateLimited):
     def __init__(self, target: Target, denied: Denied) -> None:
         reasons = {
             Denial.OPEN: "it failed several times and is left alone for a while",
-            Denial.PAUSED: denied.detail or "it is left alone for a while",
+            Denial.PAUSED: denied.detail.replace(target.account, target.provider.name) or "it is left alone for a while",
             Denial.REQUESTS: "its calls a minute are used up",
             Denial.TOKENS: "its tokens a minute are used up",
             Denial.CONCURRENT: "as many calls as allowed are under way",
@@ -110,13 +110,13 @@ class Tried:
 def leave_alone(target: Target, exc: ProviderError) -> None:
     """Pause what a failure is about: the provider where its key or its account is at fault, else the one model. A vendor
     that forbids one model, or has enough of its calls, may well answer with another."""
-    name = target.provider.name
+    name = target.account
     if isinstance(exc, OutOfCredit) or (isinstance(exc, BadCredentials) and exc.status in (401, None)):
         resilience.pause(name, _ACCOUNT_PAUSE_S, exc.message)
     elif isinstance(exc, BadCredentials):
-        resilience.pause(name, _ACCOUNT_PAUSE_S, exc.message, target=target.name)
+        resilience.pause(name, _ACCOUNT_PAUSE_S, exc.message, target=target.circuit)
     elif isinstance(exc, RateLimited):
-        resilience.pause(name, _asks_for_s(exc), "it asks for fewer calls", target=target.name)
+        resilience.pause(name, _asks_for_s(exc), "it asks for fewer calls", target=target.circuit)
 
 
 @dataclass(slots=True)
@@ -266,8 +266,8 @@ class Calls(Generic[T]):
             # A job's time limit must not fall between taking a place at the gate and knowing of it.
             with shielded():
                 granted = resilience.enter(
-                    target.provider.name,
-                    target.name,
+                    target.account,
+                    target.circuit,
                     vendors.pace(target.provider),
                     tokens=self.tokens(target),
                     hold_s=left_s + _HOLD_MORE_S,
@@ -334,7 +334,7 @@ def _typed(target: Target, pieces: Iterator[T]) -> Generator[T, None, None]:
         try:
             yield from source
         except ProviderError as exc:
-            _tidy(exc, target.provider.name)
+            _tidy(exc, target)
             raise
         except (LimitReached, GeneratorExit, BaseTimeoutException):
             # The last one is the job's own time limit, wherever it strikes: it ends the job, not the call.
@@ -346,14 +346,14 @@ def _typed(target: Target, pieces: Iterator[T]) -> Generator[T, None, None]:
             ) from exc
 
 
-def _tidy(exc: ProviderError, name: str) -> None:
+def _tidy(exc: ProviderError, target: Target) -> None:
     """Make an error what it says it is: a plugin may leave out its parts, or put anything into them, its key too."""
     given: dict[str, object] = {name: getattr(exc, name, None) for name in ("message", "detail", "status", "usage")}
     message, detail, status, usage = given.values()
     if not isinstance(message, str):
         message = "The call to the vendor failed."
-    exc.message = vendors.redacted(name, message)[:_MESSAGE_CHARS]
-    exc.detail = vendors.redacted(name, detail)[:_DETAIL_CHARS] if isinstance(detail, str) else ""
+    exc.message = _redacted(target, message)[:_MESSAGE_CHARS]
+    exc.detail = _redacted(target, detail)[:_DETAIL_CHARS] if isinstance(detail, str) else ""
     exc.status = status if type(status) is int else None
     exc.usage = usage if isinstance(usage, Usage) else None
     wait_s: object = getattr(exc, "retry_after_s", None)
@@ -362,6 +362,11 @@ def _tidy(exc: ProviderError, name: str) -> None:
     else:
         # The smaller one before it is converted: a whole number may be too large for a float.
         exc.retry_after_s = float(min(wait_s, _LONGEST_ASKED_S))
+
+
+def _redacted(target: Target, text: str) -> str:
+    text = vendors.redacted(target.provider.name, text)
+    return vendor_keys.blot(text, target.own.forms) if target.own else text
 
 
 def _tokens(tried: Tried) -> int | None:

@@ -19,7 +19,8 @@ from webapp.contracts.money import format_microusd
 from webapp.contracts.providers import Capability, ImageProvider, Provider, TextProvider
 from webapp.extensions import current_settings
 from webapp.registry import current_registry
-from webapp.routing import http, prices, vendors
+from webapp.routing import http, own_keys, prices, vendors
+from webapp.routing.own_keys import OwnKey
 from webapp.routing.prices import Price, Rates
 from webapp.routing.vendors import Rule
 
@@ -32,6 +33,7 @@ IMAGES = "image.generate"
 """The operation whose providers make pictures."""
 _READY = "a provider that is ready"
 _SWITCHED_OFF = "the provider is switched off"
+_OFF_HERE = "the organization has switched the provider off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +43,23 @@ class Target:
     provider: Provider
     model: str
     why: str
+    own: OwnKey | None = None
+    """Set where it is called by a key of the organization's own."""
 
     @property
     def name(self) -> str:
         """`provider/model`."""
         return f"{self.provider.name}/{self.model}"
+
+    @property
+    def account(self) -> str:
+        """Under which name the pace and the pauses of the provider are kept: those of an organization's own key are its own."""
+        return self.own.gate if self.own else self.provider.name
+
+    @property
+    def circuit(self) -> str:
+        """Under which name its circuit is kept: `account/model`."""
+        return f"{self.account}/{self.model}"
 
     @property
     def text(self) -> TextProvider:
@@ -196,17 +210,18 @@ def missing(provider: Provider) -> str:
         return f"its plugin failed ({type(exc).__name__})"
 
 
-def answers(provider: Provider) -> bool:
+def answers(provider: Provider, account: str = "") -> bool:
     """Whether a provider that needs no key is there at all; asked at most every 30 seconds. While somebody is asking, the
-    others go by what was known before, if anything was."""
-    known = _probes.get(provider.name)
+    others go by what was known before, if anything was. `account` is the target's, where that is not the provider's name."""
+    account = account or provider.name
+    known = _probes.get(account)
     if known and known.tells_of(provider):
         return known.ok
     old = known if known and known.provider is provider else None
     if not _probing.acquire(blocking=old is None):
         return old is not None and old.ok
     try:
-        known = _probes.get(provider.name)
+        known = _probes.get(account)
         if known and known.tells_of(provider):
             return known.ok
         try:
@@ -217,7 +232,7 @@ def answers(provider: Provider) -> bool:
             ok = False
         if known is None or known.ok != ok:
             log.debug("%s %s", provider.label, "answers and will be used" if ok else "does not answer")
-        _probes[provider.name] = _Probe(provider, time.monotonic(), ok)
+        _probes[account] = _Probe(provider, time.monotonic(), ok)
     finally:
         _probing.release()
     return ok
@@ -225,8 +240,16 @@ def answers(provider: Provider) -> bool:
 
 # -- the sieve -----------------------------------------------------------------------------------------------------------
 def _shelf(ask: Ask) -> Mapping[str, Provider]:
-    registry = current_registry()
-    return registry.image_providers if ask.operation == IMAGES else registry.providers
+    """The providers that may serve, by name; those with a key of the organization's own in the place of the installation's."""
+    registry, own = current_registry(), _own(ask)
+    if ask.operation == IMAGES:
+        return {**registry.image_providers, **own.images} if own.images else registry.image_providers
+    return {**registry.providers, **own.text} if own.text else registry.providers
+
+
+def _own(ask: Ask) -> own_keys.Shelf:
+    # Sorting is the house's own work, on its own account.
+    return own_keys.shelf(None if ask.operation == "categorize" else ask.organization_id)
 
 
 def _take_named(sieve: _Sieve, name: str, why: str) -> None:
@@ -247,8 +270,8 @@ def _take_ready(sieve: _Sieve) -> None:
             return  # also where no real model can serve this very request: a demo's answer is none
         if provider.by_name_only or missing(provider):
             continue
-        if not _enabled(provider):
-            sieve.passed.append(Passed(provider.name, _SWITCHED_OFF))
+        if off := _off(sieve, provider):
+            sieve.passed.append(Passed(provider.name, off))
             continue
         if provider.probe_needed and not _there(sieve, provider):
             continue
@@ -261,33 +284,42 @@ def _by_preference(shelf: Mapping[str, Provider]) -> Iterator[Provider]:
 
 
 def _there(sieve: _Sieve, provider: Provider) -> bool:
+    own = _own(sieve.ask).keys.get(provider.name)
+    account = own.gate if own else provider.name
     if sieve.fresh:
-        return answers(provider)
-    known = _probes.get(provider.name)
+        return answers(provider, account)
+    known = _probes.get(account)
     return known is not None and known.provider is provider and known.ok
 
 
-def _enabled(provider: Provider) -> bool:
-    return vendors.known().vendor(provider.name).enabled
+def _off(sieve: _Sieve, provider: Provider) -> str:
+    """Why a provider may not be used here at all, '' if it may."""
+    house = vendors.known()
+    if not house.vendor(provider.name).enabled:
+        return _SWITCHED_OFF
+    set_here = house.of_organization(sieve.ask.organization_id, provider.name)
+    if set_here is not None and not set_here.enabled:
+        return _OFF_HERE
+    return _own(sieve.ask).troubles.get(provider.name, "")
 
 
 def _take(sieve: _Sieve, provider: Provider, model: str, why: str, *, probed: bool = False) -> None:
-    if not model and not probed and provider.probe_needed and _enabled(provider):
+    if not model and not probed and provider.probe_needed and not _off(sieve, provider):
         _there(sieve, provider)  # it may find a default model
-    model = model or vendors.default_model(provider)
+    model = model or vendors.default_model(provider, sieve.ask.organization_id)
     name = f"{provider.name}/{model}" if model else provider.name
     reason = _against(sieve, provider, model)
     if reason:
         sieve.passed.append(Passed(name, reason))
     elif all(target.name != name for target in sieve.targets):
-        sieve.targets.append(Target(provider, model, why))
+        sieve.targets.append(Target(provider, model, why, _own(sieve.ask).keys.get(provider.name)))
 
 
 def _against(sieve: _Sieve, provider: Provider, model: str) -> str:
     """Why a model may not serve, '' if it may."""
     ask = sieve.ask
-    if not _enabled(provider):
-        return _SWITCHED_OFF
+    if off := _off(sieve, provider):
+        return off
     if lacks := missing(provider):
         return lacks
     if not model:
@@ -312,7 +344,9 @@ def _unable(provider: Provider, model: str, ask: Ask) -> str:
 
 
 def _too_dear(sieve: _Sieve, provider: Provider, model: str) -> str:
-    """Whether a model may cost more than the rule allows."""
+    """Whether a model may cost more than the rule allows, or nobody knows what it costs and that is not to be guessed."""
+    if current_settings().unknown_price == "refuse" and not most_of(Target(provider, model, ""), sieve.ask).known:
+        return "nobody knows its price, and SWITCHHOOK_UNKNOWN_PRICE is refuse: set a price for it under Providers"
     if sieve.rule is not None and sieve.rule.max_cost_microusd is not None:
         most = most_of(Target(provider, model, ""), sieve.ask).cost_microusd
         if most > sieve.rule.max_cost_microusd:

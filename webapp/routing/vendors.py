@@ -25,7 +25,7 @@ from webapp.contracts.errors import SetupError
 from webapp.contracts.hours import Hours
 from webapp.contracts.providers import ImageProvider, Provider, VariableKind
 from webapp.extensions import current_settings, reading
-from webapp.models import ProviderSetting, Revision, RouteRule
+from webapp.models import OrganizationProvider, ProviderSetting, Revision, RouteRule
 from webapp.registry import current_registry
 from webapp.routing import vendor_keys
 from webapp.routing.prices import Override
@@ -63,6 +63,16 @@ class Vendor:
 
 
 @dataclass(frozen=True, slots=True)
+class OrganizationVendor:
+    """What an organization set for one provider. `values` are as they are stored: its own keys are sealed in them."""
+
+    name: str
+    enabled: bool = True
+    default_model: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """A routing rule. None fits every request."""
 
@@ -85,10 +95,19 @@ class House:
     rules: tuple[Rule, ...]
     left_out: frozenset[str] = frozenset()
     """Variables whose secrets in the environment no plugin gets, because an address was set here to which they would go."""
+    organizations: Mapping[uuid.UUID, Mapping[str, OrganizationVendor]] = field(default_factory=dict)
+    """What organizations set, for those that set anything."""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What the providers were made with, secrets included."""
 
     def vendor(self, name: str) -> Vendor:
         """What was set for a provider, or the defaults."""
         return self.vendors.get(name) or Vendor(name)
+
+    def of_organization(self, organization_id: uuid.UUID | None, name: str) -> OrganizationVendor | None:
+        """What an organization set for a provider; None where it set nothing."""
+        own = self.organizations.get(organization_id) if organization_id is not None else None
+        return own.get(name) if own else None
 
 
 @dataclass(slots=True)
@@ -122,6 +141,12 @@ def known() -> House:
     return _kept().house
 
 
+def depends_on_sender(organization_id: uuid.UUID | None) -> bool:
+    """Whether a route may be another one for people of this organization than for anybody; no look-up."""
+    house = known()
+    return bool(house.rules) or organization_id in house.organizations
+
+
 def changed(connection: Connection) -> None:
     """Tell all processes that something of this was changed: in the transaction that changes it."""
     connection.execute(_RAISE, {"subject": _SUBJECT})
@@ -137,7 +162,8 @@ def look_again() -> None:
 def go_without() -> None:
     """Take nothing as set, and do not look: for a process that has found that there is no usable database."""
     kept = _kept()
-    kept.house, kept.look_at = House(0, MappingProxyType({}), ()), math.inf
+    kept.house = House(0, MappingProxyType({}), (), environment=MappingProxyType(current_settings().for_plugins()))
+    kept.look_at = math.inf
 
 
 def pace(provider: Provider) -> Pace:
@@ -158,12 +184,14 @@ def override(provider: Provider, model: str) -> Override | None:
     return prices.get(model) or prices.get("*")
 
 
-def default_model(provider: Provider) -> str:
-    """The model that a provider is called with when none is named."""
+def default_model(provider: Provider, organization_id: uuid.UUID | None = None) -> str:
+    """The model that a provider is called with when none is named: the organization's, the installation's, or its own."""
     if isinstance(provider, ImageProvider) and provider.name in current_registry().providers:
         # What was set is for the texts of a vendor that does both.
         return provider.default_model
-    return known().vendor(provider.name).default_model or provider.default_model
+    house = known()
+    own = house.of_organization(organization_id, provider.name)
+    return (own.default_model if own else "") or house.vendor(provider.name).default_model or provider.default_model
 
 
 def peak_hours(provider: Provider) -> Hours:
@@ -234,9 +262,11 @@ def _look(kept: _Kept) -> None:
                 names = ", ".join(sorted(without))
                 log.warning("%s of the environment: not used, an address was set in the pages to which it would go", names)
             vendors_set = MappingProxyType({row.provider: _vendor(row) for row in settings})
-            house = House(number, vendors_set, _rules(rules), without)
+            environment = MappingProxyType(_environment(settings, without, kept.opened))
+            of_organizations = _of_organizations(connection.execute(select(OrganizationProvider.__table__)))
+            house = House(number, vendors_set, _rules(rules), without, of_organizations, environment)
             if settings or not first:
-                current_registry().configure(_environment(settings, without, kept.opened))
+                current_registry().configure(environment)
             # Last: an interrupted look is taken again, and nobody goes by a revision whose providers are not made yet.
             kept.house = house
     kept.look_at = time.monotonic() + LOOK_S
@@ -266,6 +296,15 @@ def _environment(rows: Any, without: frozenset[str], opened: dict[str, tuple[str
             else:
                 found.pop(name, None)
     return found
+
+
+def _of_organizations(rows: Any) -> Mapping[uuid.UUID, Mapping[str, OrganizationVendor]]:
+    found: dict[uuid.UUID, dict[str, OrganizationVendor]] = {}
+    for row in rows:
+        values = row.values if isinstance(row.values, dict) else {}
+        vendor = OrganizationVendor(row.provider, row.enabled, row.default_model or "", MappingProxyType(values))
+        found.setdefault(row.organization_id, {})[row.provider] = vendor
+    return MappingProxyType(found)
 
 
 def _vendor(row: Any) -> Vendor:

@@ -14,10 +14,11 @@ from sqlalchemy.orm import Session
 
 from webapp.contracts.errors import BadInput, Conflict, NotFound
 from webapp.contracts.events import PersonEvent
-from webapp.extensions import db, now, writing_session
+from webapp.extensions import db, now, reading, writing_session
 from webapp.models import ApiToken, AuditEntry, Person, PersonRole
 from webapp.registry import current_registry
-from webapp.services import passwords, people
+from webapp.services import passwords, people, plan_changes
+from webapp.services.organizations import Actor
 
 CHANNEL = "operator"
 """What listeners are told as the channel by which a person came."""
@@ -87,16 +88,11 @@ def make_admin(email: str, password: str, actor: str) -> Account:
 
 
 def change_plan(who: str, plan: str, reason: str, actor: str) -> Account:
-    """Put a person on another plan. The reason is kept; `BadInput` without one."""
-    if not reason.strip():
-        raise BadInput("reason", "Say why: the reason is kept in the audit trail.")
-    with writing_session() as session:
+    """Put a person on another plan, as `plan_changes` does. The reason is kept; `BadInput` without one."""
+    with reading() as connection, Session(bind=connection) as session:
         person = people.find(session, who)
-        before = person.plan_code
-        if before == plan:
-            raise Conflict(f"This person is on the plan {plan} already.")
-        people.set_plan(session, person, plan, actor, reason.strip())
-        return _account(person, before)
+    changed = plan_changes.change_person(person.id, plan, reason, Actor.operator(actor))
+    return Account(person.id, person.email, changed.plan, person.role, changed.before)
 
 
 def set_active(who: str, active: bool, actor: str) -> Account:

@@ -1,6 +1,7 @@
 """What a person asked and was answered, and what they have used of their plan: the reading side of the chat and settings pages.
 
-Every function takes the person's id and sees nothing of anybody else. Each is one statement, but for `again_key` and for
+Every function takes the person's id and the organization that they are working in, and sees nothing of anybody else, nor of
+what the person does in another organization. Each is one statement, but for `again_key` and for
 exchanges in which something went wrong: those take a second one for what was tried.
 """
 
@@ -21,7 +22,7 @@ from webapp.models import ENDED, Conversation, LedgerEntry, LimitCounter, Person
 from webapp.quota.windows import bounds
 from webapp.registry import current_registry
 from webapp.routing.route import IMAGES
-from webapp.services import why
+from webapp.services import erasing, why
 from webapp.services.why import Why
 
 PAGE_CONVERSATIONS = 30
@@ -50,7 +51,8 @@ class Exchange:
     """A prompt and what became of it. Times are aware UTC; `estimated` means that tokens were not counted by the vendor.
 
     `given` and `made` are the SHA-256 of pictures that came with it and were made for it. `cached` means that the answer was
-    kept from an identical request. `why` is None where nothing is on record about the model.
+    kept from an identical request. `why` is None where nothing is on record about the model. `erased_days` says after
+    how many days its content was erased, None if it was not.
     """
 
     id: uuid.UUID
@@ -78,6 +80,7 @@ class Exchange:
     estimated: bool
     made: tuple[str, ...]
     why: Why | None
+    erased_days: int | None = None
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -145,11 +148,12 @@ _BESIDE = (
     case((Request.operation == IMAGES, Request.result), else_=null()).label("result"),
     Request.route,
     Request.attempts,
+    Request.extra[erasing.MARK].as_integer().label("erased_days"),
 )
 
 
-def _exchanges(person_id: uuid.UUID) -> Select[*tuple[Any, ...]]:
-    return select(*_FIELDS, *_BESIDE).where(Request.person_id == person_id)
+def _exchanges(person_id: uuid.UUID, organization_id: uuid.UUID) -> Select[*tuple[Any, ...]]:
+    return select(*_FIELDS, *_BESIDE).where(Request.person_id == person_id, Request.organization_id == organization_id)
 
 
 def _read(rows: Sequence[Any]) -> list[Exchange]:
@@ -161,18 +165,21 @@ def _read(rows: Sequence[Any]) -> list[Exchange]:
                 bool(row.estimated),
                 tuple(picture["sha256"] for picture in (row.result or {}).get("pictures", ())),
                 why.tell(row.route, calls.get(row.id, [])),
+                row.erased_days,
             )
         )
         for row in rows
     ]
 
 
-def conversations(person_id: uuid.UUID, after: str = "", size: int = PAGE_CONVERSATIONS) -> list[ConversationLine]:
+def conversations(
+    person_id: uuid.UUID, organization_id: uuid.UUID, after: str = "", size: int = PAGE_CONVERSATIONS
+) -> list[ConversationLine]:
     """A person's conversations, the latest activity first; `after` is the cursor of the last line of the page before."""
     by_sms = exists().where(Request.conversation_id == Conversation.id, Request.channel == "sms")
     query = (
         select(Conversation.id, Conversation.title, Conversation.last_activity_at, by_sms)
-        .where(Conversation.person_id == person_id)
+        .where(Conversation.person_id == person_id, Conversation.organization_id == organization_id)
         .order_by(Conversation.last_activity_at.desc(), Conversation.id.desc())
         .limit(size)
     )
@@ -199,11 +206,11 @@ def _position(cursor: str) -> tuple[datetime, uuid.UUID] | None:
         return None
 
 
-def latest_conversation(person_id: uuid.UUID) -> uuid.UUID | None:
+def latest_conversation(person_id: uuid.UUID, organization_id: uuid.UUID) -> uuid.UUID | None:
     """The conversation that was active last."""
     query = (
         select(Conversation.id)
-        .where(Conversation.person_id == person_id)
+        .where(Conversation.person_id == person_id, Conversation.organization_id == organization_id)
         .order_by(Conversation.last_activity_at.desc(), Conversation.id.desc())
         .limit(1)
     )
@@ -211,9 +218,13 @@ def latest_conversation(person_id: uuid.UUID) -> uuid.UUID | None:
         return connection.execute(query).scalar()
 
 
-def title(person_id: uuid.UUID, conversation_id: uuid.UUID) -> str:
+def title(person_id: uuid.UUID, organization_id: uuid.UUID, conversation_id: uuid.UUID) -> str:
     """The conversation's title; `NotFound` if it is not theirs."""
-    query = select(Conversation.title).where(Conversation.id == conversation_id, Conversation.person_id == person_id)
+    query = select(Conversation.title).where(
+        Conversation.id == conversation_id,
+        Conversation.person_id == person_id,
+        Conversation.organization_id == organization_id,
+    )
     with reading() as connection:
         found = connection.execute(query).scalar()
     if found is None:
@@ -222,10 +233,14 @@ def title(person_id: uuid.UUID, conversation_id: uuid.UUID) -> str:
 
 
 def exchanges(
-    person_id: uuid.UUID, conversation_id: uuid.UUID, before: uuid.UUID | None = None, size: int = PAGE_EXCHANGES
+    person_id: uuid.UUID,
+    organization_id: uuid.UUID,
+    conversation_id: uuid.UUID,
+    before: uuid.UUID | None = None,
+    size: int = PAGE_EXCHANGES,
 ) -> tuple[list[Exchange], bool]:
     """(the newest exchanges of a conversation, or those before a request; oldest first; whether there are earlier ones)."""
-    query = _exchanges(person_id).where(Request.conversation_id == conversation_id)
+    query = _exchanges(person_id, organization_id).where(Request.conversation_id == conversation_id)
     if before is not None:
         query = query.where(Request.id < before)
     with reading() as connection:
@@ -233,10 +248,10 @@ def exchanges(
     return _read(list(reversed(rows[:size]))), len(rows) > size
 
 
-def exchange(person_id: uuid.UUID, request_id: uuid.UUID) -> Exchange:
+def exchange(person_id: uuid.UUID, organization_id: uuid.UUID, request_id: uuid.UUID) -> Exchange:
     """One exchange; `NotFound` if it is not theirs."""
     with reading() as connection:
-        row = connection.execute(_exchanges(person_id).where(Request.id == request_id)).first()
+        row = connection.execute(_exchanges(person_id, organization_id).where(Request.id == request_id)).first()
     if row is None:
         raise NotFound("There is no such request.")
     return _read([row])[0]
@@ -260,10 +275,12 @@ def again_key(person_id: uuid.UUID, request_id: uuid.UUID) -> str:
     return key
 
 
-def owns(person_id: uuid.UUID, request_id: uuid.UUID) -> bool:
+def owns(person_id: uuid.UUID, organization_id: uuid.UUID, request_id: uuid.UUID) -> bool:
     """Whether the request is theirs."""
     with reading() as connection:
-        query = select(Request.id).where(Request.id == request_id, Request.person_id == person_id)
+        query = select(Request.id).where(
+            Request.id == request_id, Request.person_id == person_id, Request.organization_id == organization_id
+        )
         return connection.execute(query).first() is not None
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from webapp.contracts.errors import BadInput, Conflict, NotFound
 from webapp.contracts.texts import clean
 from webapp.extensions import current_settings, db, now, writing_session
-from webapp.models import ApiToken, AuditEntry, Identity, Organization, Person, PersonRole, Plan
+from webapp.models import ApiToken, AuditEntry, Identity, Membership, Organization, Person, PersonRole, Plan
 from webapp.services import passwords
 
 ADMIN_PLAN = "enterprise"
@@ -58,8 +58,10 @@ def add(
     full_name: str = "",
     role: PersonRole = PersonRole.MEMBER,
     plan: str | None = None,
+    organization_id: uuid.UUID | None = None,
 ) -> Person:
-    """Add a person to the default organization, in the caller's transaction. `BadInput` or `Conflict` say what is wrong."""
+    """Add a person to an organization (None: the default one), in the caller's transaction. `role` admin makes an administrator
+    of the installation, manager one of the organization. `BadInput` or `Conflict` say what is wrong."""
     if not email and not phone:
         raise BadInput("phone", "A person needs a phone number or an e-mail address.")
     email = normal_email(email) if email else None
@@ -77,21 +79,25 @@ def add(
     code = plan or current_settings().default_plan
     if session.get(Plan, code) is None:
         raise BadInput("plan", f"There is no plan {code!r}: {', '.join(plan_codes(session))}.")
-    organization_id = session.scalar(select(Organization.id).order_by(Organization.id).limit(1))
-    assert organization_id is not None, "the first migration makes one"
     person = Person(
-        organization_id=organization_id,
+        organization_id=organization_id or default_organization(session),
         plan_code=code,
         email=email,
         password_hash=passwords.hash_password(password) if password else None,
         full_name=clean(full_name).strip()[:255],
-        role=role,
+        role=PersonRole.ADMIN if role == PersonRole.ADMIN else PersonRole.MEMBER,
     )
     session.add(person)
     session.flush()
+    session.add(Membership(person_id=person.id, organization_id=person.organization_id, role=role))
     if phone:
         session.add(Identity(person_id=person.id, medium="sms", address=phone))
     return person
+
+
+def default_organization(session: Session) -> uuid.UUID:
+    """The organization that everybody is in who is in no other: the first one."""
+    return session.execute(select(Organization.id).order_by(Organization.id).limit(1)).scalar_one()
 
 
 def plan_codes(session: Session) -> list[str]:
@@ -119,11 +125,22 @@ def find(session: Session, who: str) -> Person:
     return person
 
 
-def sign_in(email: str, password: str) -> Person | None:
-    """The active person with this e-mail and password, or None: it does not tell which of them was wrong."""
-    person = db.session.scalar(select(Person).where(Person.email == clean(email).strip().lower()))
+def sign_in(who: str, password: str) -> Person | None:
+    """The active person with this e-mail (or phone number) and password, or None: it does not tell which of them was wrong."""
+    who = clean(who).strip()
+    query = select(Person).where(Person.email == who.lower())
+    if who.startswith("+"):
+        query = select(Person).join(Identity).where(Identity.medium == "sms", Identity.address == _digits(who))
+    person = db.session.scalar(query)
     right = passwords.matches(person.password_hash if person else None, password)
     return person if right and person is not None and person.active else None
+
+
+def _digits(phone: str) -> str:
+    try:
+        return normal_phone(phone)
+    except BadInput:
+        return ""
 
 
 def set_password(person_id: uuid.UUID, password: str, actor: str) -> None:
@@ -134,21 +151,6 @@ def set_password(person_id: uuid.UUID, password: str, actor: str) -> None:
     with writing_session() as session:
         session.execute(update(Person).where(Person.id == person_id).values(password_hash=digest, session_key=uuid.uuid4().hex))
         session.add(AuditEntry(actor=actor, action="person.password", subject=f"person:{person_id}"))
-
-
-def set_plan(session: Session, person: Person, plan: str, actor: str, reason: str) -> None:
-    """Change a person's plan, with a reason that is kept in the audit trail."""
-    if session.get(Plan, plan) is None:
-        raise BadInput("plan", f"There is no plan {plan!r}: {', '.join(plan_codes(session))}.")
-    session.add(
-        AuditEntry(
-            actor=actor,
-            action="person.plan",
-            subject=f"person:{person.id}",
-            detail={"from": person.plan_code, "to": plan, "reason": reason},
-        )
-    )
-    person.plan_code = plan
 
 
 @dataclass(frozen=True, slots=True)

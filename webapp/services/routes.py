@@ -213,15 +213,15 @@ def _read(connection: Connection) -> list[RuleView]:
 
 
 def _explained(target: Target, ask: Ask) -> ExplainedTarget:
-    most, state = most_of(target, ask), resilience.state(target.provider.name)
+    most, state = most_of(target, ask), resilience.state(target.account)
     return ExplainedTarget(
         target.name,
         target.why,
         most.cost_microusd,
         most.known,
         most.source,
-        resilience.is_open(target.name),
-        *state.pause_of(target.name),
+        resilience.is_open(target.circuit),
+        *state.pause_of(target.circuit),
     )
 
 

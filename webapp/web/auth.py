@@ -66,6 +66,12 @@ def me() -> Person:
     return cast(Person, current_user._get_current_object())
 
 
+def here() -> tuple[uuid.UUID, uuid.UUID]:
+    """Who is signed in, and the organization that they are working in: whose things a page shows."""
+    person = me()
+    return person.id, person.organization_id
+
+
 def require_sign_in() -> ResponseReturnValue | None:
     """For `before_request` of a blueprint whose pages are for people who are signed in."""
     return None if current_user.is_authenticated else _ask_to_sign_in()

@@ -6,7 +6,7 @@ import contextlib
 import json
 import secrets
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from flask import Blueprint, Flask, Response, current_app, make_response, redirect, render_template, request, url_for
@@ -22,8 +22,8 @@ from webapp.pipeline import pictures as kept_pictures
 from webapp.pipeline import stream
 from webapp.pipeline.admit import PICTURES_MAX, admit
 from webapp.pipeline.intake import Intake, Outcome
-from webapp.services import history
-from webapp.web import auth, errors, pictures, streams
+from webapp.services import history, waiting
+from webapp.web import auth, errors, pictures, streams, usage_page
 
 blueprint = Blueprint("chat", __name__)
 blueprint.before_request(auth.require_sign_in)
@@ -63,7 +63,7 @@ def new_key() -> str:
 @blueprint.get("/")
 def home() -> ResponseReturnValue:
     """The conversation that was active last, or where to begin."""
-    latest = history.latest_conversation(auth.me().id)
+    latest = history.latest_conversation(*auth.here())
     return begin() if latest is None else conversation(latest)
 
 
@@ -76,13 +76,13 @@ def begin() -> ResponseReturnValue:
 @blueprint.get("/c/<uuid:conversation_id>")
 def conversation(conversation_id: uuid.UUID) -> ResponseReturnValue:
     """A conversation, newest part first; `before` shows what precedes a request."""
-    return _page(conversation_id, history.title(auth.me().id, conversation_id), before=_uuid(request.args.get("before")))
+    return _page(conversation_id, history.title(*auth.here(), conversation_id), before=_uuid(request.args.get("before")))
 
 
 @blueprint.get("/conversations")
 def conversations() -> ResponseReturnValue:
     """All conversations, a page at a time; for the page's own script the next lines only."""
-    lines = history.conversations(auth.me().id, request.args.get("after", ""))
+    lines = history.conversations(*auth.here(), request.args.get("after", ""))
     more = len(lines) == history.PAGE_CONVERSATIONS
     template = "chat/_lines.html" if errors.is_htmx() else "chat/conversations.html"
     response = make_response(render_template(template, lines=lines, more=more, current=None))
@@ -110,13 +110,12 @@ def send() -> ResponseReturnValue:
 @blueprint.post("/requests/<uuid:request_id>/again")
 def again(request_id: uuid.UUID) -> ResponseReturnValue:
     """Send a prompt once more, as a new request. Pressing twice is one, unless a limit refused the first."""
-    person_id = auth.me().id
-    first = history.exchange(person_id, request_id)
+    first = history.exchange(*auth.here(), request_id)
     try:
         given = tuple(kept_pictures.read(digest).data for digest in first.given)
     except (OSError, ValueError) as exc:
         raise Conflict("A picture of this message is not there any more. Send it as a new message.") from exc
-    intake = _intake(first.prompt, first.conversation_id, history.again_key(person_id, request_id), given=given)
+    intake = _intake(first.prompt, first.conversation_id, history.again_key(auth.me().id, request_id), given=given)
     parameters = {name: value for name, value in first.parameters.items() if name != "pictures"}
     return _send(replace(intake, operation=first.operation, parameters=parameters))
 
@@ -124,23 +123,24 @@ def again(request_id: uuid.UUID) -> ResponseReturnValue:
 @blueprint.post("/requests/<uuid:request_id>/cancel")
 def cancel(request_id: uuid.UUID) -> ResponseReturnValue:
     """Stop an answer. What was written of it is kept."""
-    person_id = auth.me().id
+    if not history.owns(*auth.here(), request_id):
+        raise NotFound("There is no such request.")
     # It may end while the finger is on its way to the button: that is what was wanted.
     with contextlib.suppress(Conflict):
-        cancelling.cancel(request_id, person_id)
+        cancelling.cancel(request_id, auth.me().id)
     if errors.is_htmx():
         # The end of the stream brings the page up to date.
         return "", 204
-    return redirect(_place(history.exchange(person_id, request_id)), 303)
+    return redirect(_place(history.exchange(*auth.here(), request_id)), 303)
 
 
 @blueprint.get("/requests/<uuid:request_id>")
 def show(request_id: uuid.UUID) -> ResponseReturnValue:
     """One exchange as it is now: a part of the page for its script, else the conversation it is in."""
-    exchange = history.exchange(auth.me().id, request_id)
+    exchange = history.exchange(*auth.here(), request_id)
     if not errors.is_htmx():
         return redirect(_place(exchange), 303)
-    response = make_response(render_template("chat/_exchange.html", x=exchange))
+    response = make_response(render_template("chat/_exchange.html", x=exchange, waits=_waits([exchange])))
     response.headers["X-Request-Status"] = exchange.status
     return response
 
@@ -152,7 +152,7 @@ def events(request_id: uuid.UUID) -> ResponseReturnValue:
     503 where too many are open already: the page then asks for the answer in another way, and for a stream again.
     """
     person_id = auth.me().id
-    if not history.owns(person_id, request_id):
+    if not history.owns(*auth.here(), request_id):
         raise NotFound("There is no such request.")
     leave = streams.take(person_id)
     if leave is None:
@@ -205,6 +205,11 @@ def _place(exchange: history.Exchange) -> str:
     return url_for("chat.conversation", conversation_id=exchange.conversation_id, _anchor=f"request-{exchange.id}")
 
 
+def _waits(exchanges: Sequence[history.Exchange]) -> Mapping[uuid.UUID, waiting.Estimate]:
+    """What is to be said of those that wait in the queue."""
+    return waiting.estimates([x.id for x in exchanges if x.waiting and not x.waits_until])
+
+
 def _page(
     conversation_id: uuid.UUID | None,
     title: str,
@@ -214,14 +219,15 @@ def _page(
     text: str = "",
     key: str = "",
 ) -> str:
-    person_id = auth.me().id
-    exchanges, earlier = history.exchanges(person_id, conversation_id, before) if conversation_id is not None else ([], False)
-    lines = history.conversations(person_id)
+    here = auth.here()
+    exchanges, earlier = history.exchanges(*here, conversation_id, before) if conversation_id is not None else ([], False)
+    lines = history.conversations(*here)
     return render_template(
         "chat/page.html",
         title=title,
         conversation_id=conversation_id,
         exchanges=exchanges,
+        waits=_waits(exchanges),
         earlier=earlier,
         before=before,
         lines=lines,
@@ -234,7 +240,8 @@ def _page(
         picture_types=",".join(kept_pictures.EXTENSIONS),
         message=message,
         text=text,
-        owner=person_id,
+        owner=here[0],
+        near=usage_page.near(),
     )
 
 
@@ -252,7 +259,7 @@ def _intake(text: str, conversation_id: uuid.UUID | None, key: str, *, given: tu
 
 def _send(intake: Intake) -> ResponseReturnValue:
     """Admit, and show what became of it."""
-    person_id, conversation_id = auth.me().id, intake.conversation_id
+    conversation_id = intake.conversation_id
     refused: LimitReached | LimitsUnknown | None = None
     try:
         admission = admit(intake)
@@ -261,8 +268,11 @@ def _send(intake: Intake) -> ResponseReturnValue:
         request_id, repeated, refused = uuid.UUID(exc.request_id), False, exc
     except (BadInput, Conflict) as exc:
         return _kept(intake.text, conversation_id, exc)
+    except NotFound as exc:
+        # Its reader may have gone on in another organization, in another tab.
+        return errors.answer(404, exc.message, typed=intake.text)
     assert request_id is not None, "a signed-in person's message becomes a request"
-    exchange = history.exchange(person_id, request_id)
+    exchange = history.exchange(*auth.here(), request_id)
     if not errors.is_htmx():
         return redirect(_place(exchange), 303)
     if repeated:
@@ -277,8 +287,9 @@ def _send(intake: Intake) -> ResponseReturnValue:
 
 def _sent(exchange: history.Exchange, *, begun: bool, refused: LimitReached | LimitsUnknown | None) -> Response:
     """The part of the page that a new message adds, and what else it changes there."""
-    lines = history.conversations(exchange_owner := auth.me().id) if begun else []
-    title = history.title(exchange_owner, exchange.conversation_id) if begun and exchange.conversation_id else ""
+    here = auth.here()
+    lines = history.conversations(*here) if begun else []
+    title = history.title(*here, exchange.conversation_id) if begun and exchange.conversation_id else ""
     response = make_response(
         render_template(
             "chat/_sent.html",
@@ -307,7 +318,7 @@ def _kept(text: str, conversation_id: uuid.UUID | None, exc: BadInput | Conflict
     status = 422 if isinstance(exc, BadInput) else 409
     if errors.is_htmx() or errors.wants_json():
         return errors.answer(status, exc.message, code=exc.code)
-    title = history.title(auth.me().id, conversation_id) if conversation_id else "New conversation"
+    title = history.title(*auth.here(), conversation_id) if conversation_id else "New conversation"
     # A browser does not fill a field for files again.
     again = " Choose the pictures again." if any(file.filename for file in request.files.getlist(pictures.FIELD)) else ""
     return _page(conversation_id, title, message=exc.message + again, text=text), status

@@ -22,6 +22,12 @@ class Entry:
 
 
 MENU = (
+    Entry("queue", "queue.index", "Queue"),
+    Entry("dead_letters", "dead_letters.index", "Dead letters"),
+    Entry("schedule", "schedule.index", "Schedule"),
+    Entry("people", "people.index", "People"),
+    Entry("organizations", "organizations.index", "Organizations"),
+    Entry("plans", "plans.index", "Plans"),
     Entry("providers", "providers.index", "Providers"),
     Entry("routing", "routing.index", "Routing"),
     Entry("simulator", "simulator.show", "Simulator"),

@@ -78,7 +78,7 @@ def _media_type(sha256: str) -> str | None:
     query = select(Attachment.media_type).where(Attachment.sha256 == sha256).limit(1)
     me = auth.me()
     if not me.is_admin:
-        query = query.where(Attachment.person_id == me.id)
+        query = query.where(Attachment.person_id == me.id, Attachment.organization_id == me.organization_id)
     with reading() as connection:
         return connection.execute(query).scalar()
 
