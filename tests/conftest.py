@@ -34,7 +34,7 @@ for _name in [
     n for n in os.environ if n.startswith(("SWITCHHOOK_", "TWILIO_", "ANTHROPIC_", "PRSM_", *_OTHERS)) or n.endswith(_VENDORS)
 ]:
     del os.environ[_name]
-for _name in ("DATABASE_URL", "REDIS_URL", "SECRET_KEY"):
+for _name in ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "SMTP_URL", "MAIL_FROM"):
     os.environ.pop(_name, None)
 # No Ollama of the developer's either: nothing listens on this port.
 os.environ["OLLAMA_HOST"] = "http://127.0.0.1:9"

@@ -17,7 +17,7 @@ from webapp.extensions import db, queue_redis, reading, writing_session
 from webapp.jobs.worker import ThreadWorker
 from webapp.models import Delivery, Direction, Hold, LedgerEntry, LimitCounter, Person, Request
 from webapp.pipeline.inbox import CoreInbox
-from webapp.services import people
+from webapp.services import ledger_verify, people
 
 T = TypeVar("T")
 _numbers = itertools.count(1)
@@ -130,6 +130,13 @@ def assert_books_balance() -> None:
     assert found.counters.get("cost", 0) == found.ledger[1]
     assert found.held == 0
     assert found.open_holds == 0
+    assert_books_agree()
+
+
+def assert_books_agree() -> None:
+    """Every check of `switchhook ledger verify` holds, and a failure names what disagrees."""
+    verified = ledger_verify.verify()
+    assert verified.agree, [disagreement for check in verified.checks for disagreement in check.listed]
 
 
 def persons() -> list[Person]:

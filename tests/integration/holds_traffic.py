@@ -26,6 +26,7 @@ from webapp.extensions import db, now, reading, writing
 from webapp.models import Hold, Person, Request, RequestStatus
 from webapp.models.columns import new_id
 from webapp.quota import holds
+from webapp.quota.extension import extend
 from webapp.quota.holds import NoRoom
 
 THREADS = 16
@@ -187,11 +188,13 @@ class _Thread:
         request_id = self._open_request()
         if request_id is None:
             return "found nothing to top up", None
-        with writing() as connection:
-            done = holds.top_up(connection, request_id, Dimension.TOKENS, self.chance.randint(1, 60), ACME)
-            if not done:
-                connection.rollback()
-        return ("topped up" if done else "not topped up"), None
+        following = {Dimension.TOKENS: _AMOUNTS[Dimension.TOKENS] + self.chance.randint(1, 60)}
+        try:
+            with writing() as connection:
+                extend(connection, request_id, used={}, used_there={}, following=following, provider=ACME)
+        except NoRoom:
+            return "not topped up", None
+        return "topped up", None
 
     def reserve(self) -> tuple[str, Counter[tuple[str, str]] | None]:
         """Reserve without a request; a third of those who do so die before they release it."""

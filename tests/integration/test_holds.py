@@ -14,10 +14,11 @@ from sqlalchemy import insert, select
 
 from tests.support import add_person
 from webapp.contracts.limits import Dimension, Limit, Window
-from webapp.extensions import db, now, writing
+from webapp.extensions import db, now, reading, writing
 from webapp.models import Hold, LimitCounter, Organization, Request, RequestStatus
 from webapp.models.columns import new_id
 from webapp.quota import holds
+from webapp.quota.extension import extend
 from webapp.quota.holds import Need, NoRoom
 
 SUBJECT = "person:somebody"
@@ -164,12 +165,24 @@ def test_the_first_refusal_of_a_window_is_noticed_once(person: uuid.UUID) -> Non
     assert noticed == [True, False, False]
 
 
+def held(request_id: uuid.UUID, dimension: Dimension = Dimension.TOKENS) -> int:
+    with reading() as connection:
+        amounts = connection.execute(
+            select(Hold.amount).where(
+                Hold.request_id == request_id, Hold.dimension == dimension.value, Hold.settled_at.is_(None)
+            )
+        ).scalars()
+        return max(amounts, default=0)
+
+
 def top_up(request_id: uuid.UUID, more: int, dimension: Dimension = Dimension.TOKENS) -> bool:
-    with writing() as connection:
-        done = holds.top_up(connection, request_id, dimension, more)
-        if not done:
-            connection.rollback()
-    return done
+    following = {dimension: held(request_id, dimension) + more}
+    try:
+        with writing() as connection:
+            extend(connection, request_id, used={}, used_there={}, following=following, provider="")
+    except NoRoom:
+        return False
+    return True
 
 
 def test_what_is_held_in_addition_counts_on_every_limit_and_is_settled_with_the_rest(person: uuid.UUID) -> None:
@@ -180,10 +193,10 @@ def test_what_is_held_in_addition_counts_on_every_limit_and_is_settled_with_the_
     assert counters() == {"tokens": (0, 200), "daily tokens": (0, 200)}
     assert not top_up(request, 1)
     assert counters() == {"tokens": (0, 200), "daily tokens": (0, 200)}
+    assert held(request) == 200
     with writing() as connection:
-        assert holds.held(connection, request, Dimension.TOKENS) == 200
         holds.settle(connection, request, {Dimension.TOKENS: 120}, now(), by="test", why="completed")
-        assert holds.held(connection, request, Dimension.TOKENS) == 0
+    assert held(request) == 0
     assert counters() == {"tokens": (120, 0), "daily tokens": (120, 0)}
 
 
@@ -192,7 +205,7 @@ def test_a_settled_request_holds_nothing_in_addition(person: uuid.UUID) -> None:
     take(request, limit("tokens", 1000, Dimension.TOKENS), amounts={Dimension.TOKENS: 50})
     with writing() as connection:
         holds.give_back(connection, request, now(), by="test", why="cancelled")
-    assert not top_up(request, 10)
+    assert top_up(request, 10)
     assert counters() == {"tokens": (0, 0)}
 
 
@@ -210,13 +223,13 @@ def test_what_is_held_in_addition_while_the_request_is_settled_has_an_owner_or_i
 ) -> None:
     request = begin(person)
     take(request, limit("tokens", 1000, Dimension.TOKENS), amounts={Dimension.TOKENS: 50})
-    begun, answers = threading.Event(), []
+    begun = threading.Event()
 
     def other() -> None:
         with app.app_context():
             begun.set()
             if first == "settle":
-                answers.append(top_up(request, 100))
+                top_up(request, 100)
             else:
                 with writing() as connection:
                     holds.settle(connection, request, {Dimension.TOKENS: 30}, now(), by="test", why="completed")
@@ -226,7 +239,7 @@ def test_what_is_held_in_addition_while_the_request_is_settled_has_an_owner_or_i
         if first == "settle":
             holds.settle(connection, request, {Dimension.TOKENS: 30}, now(), by="test", why="completed")
         else:
-            answers.append(holds.top_up(connection, request, Dimension.TOKENS, 100))
+            extend(connection, request, used={}, used_there={}, following={Dimension.TOKENS: 150}, provider="")
         thread.start()
         begun.wait(10)
         thread.join(0.3)
@@ -234,7 +247,6 @@ def test_what_is_held_in_addition_while_the_request_is_settled_has_an_owner_or_i
         assert thread.is_alive()
     thread.join(20)
     assert not thread.is_alive()
-    assert answers == [first == "top_up"]
     assert counters() == {"tokens": (30, 0)}
     assert db.session.scalars(select(Hold.id).where(Hold.settled_at.is_(None))).all() == []
 

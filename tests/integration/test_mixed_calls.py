@@ -18,7 +18,7 @@ from tests.fakes.openai import FakeOpenAI
 from tests.fakes.server import Fault
 from tests.fakes.vendor import FakeTextVendor, Trouble
 from tests.integration.vendor_support import lead
-from tests.support import add_person, assert_books_balance, books, requests, run_jobs
+from tests.support import add_person, assert_books_agree, assert_books_balance, books, requests, run_jobs
 from webapp.extensions import db, reading
 from webapp.models import ENDED, Attempt, LedgerEntry, RequestStatus
 from webapp.pipeline.admit import admit
@@ -138,3 +138,4 @@ def balanced() -> None:
     assert found.ledger == found.requests
     assert found.counters["cost"] == found.ledger[1]
     assert (found.held, found.open_holds) == (0, 0)
+    assert_books_agree()

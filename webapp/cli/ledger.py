@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from webapp.contracts.rounding import rounded_microusd
 if TYPE_CHECKING:
     from webapp.services.ledger_comparison import Comparison, Line
     from webapp.services.ledger_sums import Summary
+    from webapp.services.ledger_verify import Verified
 
 SHOWN_LINES = 60
 """How many days and models a table has at most; the JSON has all."""
@@ -89,6 +91,68 @@ def summary(days: int, by: str, as_json: bool) -> None:
         click.echo(f"Nothing was used since {start:%Y-%m-%d}.")
     else:
         _show_summary(by, rows)
+
+
+@ledger.command()
+@click.option("--organization", metavar="NAME", help="Name or id: the books of one organization only.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def verify(organization: str | None, as_json: bool) -> None:
+    """Prove the books: ledger, requests, receipts of limits, counters and sums by the hour say the same.
+
+    Looks at one moment, while the product runs, and changes nothing. Exit code 1 if something disagrees; the first 100
+    disagreements of each kind are printed.
+    """
+    with context.application():
+        from webapp.services import ledger_verify, organizations
+
+        organization_id = organizations.find(organization).id if organization else None
+        shown = None if as_json or not sys.stderr.isatty() else _progress
+        found = ledger_verify.verify(organization_id, shown)
+    if shown:
+        click.echo("\r\x1b[K", nl=False, err=True)
+    if as_json:
+        context.print_json(_verified_json(found))
+    else:
+        _show_verified(found)
+    if not found.agree:
+        raise click.exceptions.Exit(1)
+
+
+def _progress(rows: str, number: int, of: int) -> None:
+    click.echo(f"\r\x1b[K{number}/{of} {rows} …", nl=False, err=True)
+
+
+def _verified_json(found: Verified) -> dict[str, Any]:
+    return {
+        "at": found.at,
+        "agree": found.agree,
+        "disagreements": found.disagreements,
+        "checks": [asdict(check) for check in found.checks],
+        "notes": asdict(found.notes) if found.notes else None,
+    }
+
+
+def _show_verified(found: Verified) -> None:
+    context.print_table(
+        ("looked at", "how many", "disagree"),
+        [(check.rows, f"{check.looked_at:,}", f"{check.total:,}" if check.total else "none") for check in found.checks],
+    )
+    for check in found.checks:
+        for each in check.listed:
+            click.echo(f"- {each.subject}: {each.what}: expected {each.expected}, found {each.found}")
+        if check.total > len(check.listed):
+            click.echo(f"  … and {check.total - len(check.listed):,} more of {check.rows}")
+    if found.notes and found.notes.total:
+        click.echo(
+            f"{found.notes.total:,} counters are above their maximum: a limit was lowered, or a vendor counted more than was "
+            "held. That is no disagreement."
+        )
+    if found.agree:
+        click.echo("All books agree.")
+    else:
+        click.echo(
+            f"{found.disagreements:,} disagreements. The ledger is what counts: compare with `switchhook receipt REQUEST_ID`."
+        )
 
 
 def _summary_json(row: Summary) -> dict[str, Any]:

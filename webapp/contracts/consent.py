@@ -37,3 +37,9 @@ def consent_of(text: str, *, opted_out: bool) -> Consent | None:
     if word == "yes":
         return Consent.START if opted_out else None
     return _MEANINGS.get(word)
+
+
+def is_command(text: str, command: str) -> bool:
+    """Whether `text` is one word of command (in small letters) and nothing else, as freely written as the others."""
+    word = text.strip(_AROUND)
+    return len(word) <= 2 * len(command) and word.translate(_INSIDE).casefold() == command

@@ -95,11 +95,15 @@ def _of_token(conversation: Any) -> Select[Any]:
     return query.where(ApiToken.id == bindparam("token"), Person.id == bindparam("person"))
 
 
+def _within(*, token: bool) -> Select[Any]:
+    query = _query(null(), token=token, organization=bindparam("organization", type_=Organization.id.type))
+    return query.where(Person.id == bindparam("person"))
+
+
 _by_id = _query(_latest).where(Person.id == bindparam("person"))
 _by_id_named = _query(_named).where(Person.id == bindparam("person"))
-_by_id_within = _query(null(), organization=bindparam("organization", type_=Organization.id.type)).where(
-    Person.id == bindparam("person")
-)
+_by_id_within = _within(token=False)
+_by_token_within = _within(token=True).where(ApiToken.id == bindparam("token"))
 _by_token = _of_token(_latest)
 _by_token_named = _of_token(_named)
 _by_address = (
@@ -128,9 +132,15 @@ def by_id(
     return _sender(connection.execute(query, values).first())
 
 
-def within(connection: Connection, person_id: uuid.UUID, organization_id: uuid.UUID) -> Sender | None:
-    """The sender as a member of an organization, wherever they work now; without a conversation."""
-    return _sender(connection.execute(_by_id_within, {"person": person_id, "organization": organization_id}).first())
+def within(
+    connection: Connection, person_id: uuid.UUID, organization_id: uuid.UUID, token_id: uuid.UUID | None = None
+) -> Sender | None:
+    """The sender as a member of an organization, wherever they or their token work now, with the limits of the token that they
+    came with; without a conversation."""
+    values = {"person": person_id, "organization": organization_id}
+    if token_id is None:
+        return _sender(connection.execute(_by_id_within, values).first())
+    return _sender(connection.execute(_by_token_within, values | {"token": token_id}).first())
 
 
 def by_address(connection: Connection, medium: str, address: str) -> Sender | None:

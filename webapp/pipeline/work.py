@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, update
+from sqlalchemy import bindparam, update
 
 from webapp.contracts.errors import BadCredentials, LimitReached, OutOfCredit
 from webapp.contracts.limits import Dimension
@@ -17,8 +17,10 @@ from webapp.extensions import current_settings, now, table_of, writing
 from webapp.models import Request, RequestStatus
 from webapp.pipeline import charges, further, lease, timing, words
 from webapp.pipeline.claims import Claimed
+from webapp.pipeline.deadlocks import retried
 from webapp.pipeline.endings import Call, Ending
-from webapp.quota import credits, holds
+from webapp.quota import credits
+from webapp.quota.holds import Use
 from webapp.routing import costs, route
 from webapp.routing.calls import Calls, Tried
 from webapp.routing.route import Ask, Route, Target
@@ -27,7 +29,6 @@ _SHOWN_MAX = 20
 _SHOWN_CHARS = 300
 """Of the models that the record of a route names, and of each one's name and reason: they are vendors' words."""
 
-_LIMITED = ((Dimension.COST, "spending"), (Dimension.CREDITS, "credits"), (Dimension.TOKENS, "tokens"))
 _table = table_of(Request)
 _holds_more = (
     update(_table)
@@ -45,14 +46,15 @@ class Work:
         self.house_calls: tuple[Call, ...] = ()
         self.route: Route | None = None
         self.calls: Calls[Any] | None = None
-        self._held = {
-            Dimension.COST: taken.held_microusd,
-            Dimension.CREDITS: credits.of_cost(taken.held_microusd),
-            Dimension.TOKENS: taken.max_input_tokens + taken.max_output_tokens,
-        }
-        self._held_at = {taken.held_provider}
-        # An earlier execution, which lost the request, may have held more tokens than it was admitted with.
-        self._tokens_known = taken.attempt <= 1
+        # What may be used when a provider is called, by what is held. Of what an earlier execution has used or has held in
+        # addition nothing is known here: then the database is asked.
+        self._covered: dict[str, Use] = {}
+        if taken.attempt <= 1 and taken.held_provider:
+            self._covered[taken.held_provider] = {
+                Dimension.COST: taken.held_microusd,
+                Dimension.CREDITS: credits.of_cost(taken.held_microusd),
+                Dimension.TOKENS: taken.max_input_tokens + taken.max_output_tokens,
+            }
 
     @property
     def timeout_s(self) -> float:
@@ -96,42 +98,33 @@ class Work:
 
     def afford(self, target: Target) -> None:
         """Hold what a target may use beyond what is held, on top of what earlier calls have used. Raises `LimitReached`."""
-        ask, taken = self.ask(), self.taken
-        used = [call.used for call in self._charged()]
-        cost = taken.cost_before_microusd + sum(each.cost_microusd for each in used)
-        cost += costs.most(target, ask.input_tokens, ask.output_tokens, ask.pictures).cost_microusd
-        tokens = taken.tokens_before + sum(each.input_tokens + each.output_tokens for each in used)
-        most = {
-            Dimension.COST: cost,
-            Dimension.CREDITS: credits.of_cost(cost),
-            Dimension.TOKENS: tokens + ask.input_tokens + ask.output_tokens,
+        ask, taken, provider = self.ask(), self.taken, target.provider.name
+        most = costs.most(target, ask.input_tokens, ask.output_tokens, ask.pictures).cost_microusd
+        following = {
+            Dimension.COST: most,
+            Dimension.CREDITS: credits.of_cost(most),
+            Dimension.TOKENS: ask.input_tokens + ask.output_tokens,
         }
-        if taken.cap_microusd is not None and cost > taken.cap_microusd:
+        calls = self._charged()
+        used = _used(calls)
+        if taken.cap_microusd is not None and taken.cost_before_microusd + used[Dimension.COST] + most > taken.cap_microusd:
             raise LimitReached(words.OVER_ALLOCATION, limit="credits", resets_at=now())
-        name = target.provider.name
-        elsewhere = name not in self._held_at
-        if elsewhere or any(amount > self._held[dimension] for dimension, amount in most.items()):
-            with writing() as connection:
-                self._hold(connection, most, name)
-                if elsewhere:
-                    further.hold_at(connection, taken, name, most)
-            self._held_at.add(name)
+        wanted = {dimension: used[dimension] + amount for dimension, amount in following.items()}
+        covered = self._covered.get(provider)
+        if covered is not None and all(amount <= covered[dimension] for dimension, amount in wanted.items()):
+            return
+        there = _used([call for call in calls if call.used.provider == provider])
 
-    def _hold(self, connection: Connection, most: Mapping[Dimension, int], provider: str) -> None:
-        held = {dimension: max(amount, self._held[dimension]) for dimension, amount in most.items()}
-        # The request's row first, as in settling. Who takes the request over finds there what is held already.
-        row = {"b_id": self.taken.id, "b_claim": self.taken.claim, "b_held": held[Dimension.COST]}
-        room = connection.execute(_holds_more, row).rowcount == 1
-        if not self._tokens_known:
-            known = holds.held(connection, self.taken.id, Dimension.TOKENS)
-            self._held[Dimension.TOKENS] = max(known, self._held[Dimension.TOKENS])
-            held[Dimension.TOKENS] = max(known, held[Dimension.TOKENS])
-        for dimension, limit in _LIMITED:
-            more = held[dimension] - self._held[dimension]
-            if not room or (more and not holds.top_up(connection, self.taken.id, dimension, more, provider)):
-                raise LimitReached(words.TOO_DEAR, limit=limit, resets_at=now())
-        self._held = held
-        self._tokens_known = True
+        def hold() -> None:
+            with writing() as connection:
+                # The request's row first, as in settling.
+                row = {"b_id": taken.id, "b_claim": taken.claim, "b_held": wanted[Dimension.COST]}
+                if connection.execute(_holds_more, row).rowcount != 1:
+                    raise LimitReached(words.TOO_DEAR, limit="request", resets_at=now())
+                further.hold(connection, taken, provider, used=used, used_there=there, following=following)
+
+        retried(hold)
+        self._covered[provider] = wanted
 
     def person_ref(self) -> str:
         """A one-way hash of the person, for vendors' abuse reports."""
@@ -168,6 +161,16 @@ class Work:
         for each in self.calls.tried if self.calls else ():
             if isinstance(each.error, BadCredentials | OutOfCredit):
                 yield each.error.code, each.error.message, f"{each.target.name}: {each.error.detail}"
+
+
+def _used(calls: Iterable[Call]) -> dict[Dimension, int]:
+    sums = dict.fromkeys((Dimension.COST, Dimension.CREDITS, Dimension.TOKENS), 0)
+    for call in calls:
+        sums[Dimension.COST] += call.used.cost_microusd
+        # Rounded up call by call, as it will be counted.
+        sums[Dimension.CREDITS] += credits.of_cost(call.used.cost_microusd)
+        sums[Dimension.TOKENS] += call.used.input_tokens + call.used.output_tokens
+    return sums
 
 
 def _reason(tried: Tried) -> str:

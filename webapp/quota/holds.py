@@ -153,7 +153,11 @@ def take(connection: Connection, request_id: uuid.UUID, wanted: Sequence[Need]) 
     After a refusal the caller rolls back: some of the counters may have been raised. The request's row may come after its
     holds in the transaction, but the database checks the reference at once: insert the row first.
     """
-    wanted = raise_counters(connection, wanted)
+    enter(connection, request_id, raise_counters(connection, wanted))
+
+
+def enter(connection: Connection, request_id: uuid.UUID, wanted: Sequence[Need]) -> None:
+    """Write down as a request's holds what its counters were raised by."""
     if not wanted:
         return
     driver = _DRIVERS[connection.dialect.name]
@@ -216,62 +220,6 @@ def expire(connection: Connection, at: datetime) -> int:
 def _key(driver: _Driver, need: Need) -> tuple[Any, ...]:
     limit = need.limit
     return (limit.subject, limit.name, limit.window.value, driver.moment(need.starts_at), limit.dimension.value)
-
-
-def top_up(connection: Connection, request_id: uuid.UUID, dimension: Dimension, more: int, provider: str = "") -> bool:
-    """Hold `more` of a dimension for a request that holds some already, at every provider and at this one; False if there is no
-    room or the request has been settled meanwhile, and the caller rolls back. A request without a limit of the dimension has
-    room.
-
-    For the rare request that turns out to use more than was known when it was admitted. The holds come before the counters,
-    as in `settle`: the two cannot wait for each other, and what the one has ended the other does not raise.
-    """
-    driver = _DRIVERS[connection.dialect.name]
-    mark = driver.mark
-    request = driver.identity(request_id)
-    raised = connection.exec_driver_sql(
-        f"UPDATE hold SET amount = amount + {mark} WHERE request_id = {mark} AND dimension = {mark} "  # noqa: S608
-        f"AND (provider IS NULL OR provider = {mark}) AND settled_at IS NULL RETURNING subject, name, period, starts_at",
-        (more, request, dimension.value, provider),
-    ).all()
-    if not raised:
-        settled = connection.exec_driver_sql(
-            f"SELECT 1 FROM hold WHERE request_id = {mark} AND settled_at IS NOT NULL LIMIT 1",  # noqa: S608
-            (request,),
-        ).first()
-        return settled is None
-    for key in sorted(raised, key=lambda hold: tuple(hold)[:3]):
-        counted = connection.exec_driver_sql(
-            f"UPDATE limit_counter SET held = held + {mark} WHERE subject = {mark} AND name = {mark} "  # noqa: S608
-            f"AND period = {mark} AND starts_at = {mark} AND used + held + {mark} <= maximum",
-            (more, *key, more),
-        )
-        if counted.rowcount != 1:
-            return False
-    return True
-
-
-def is_held_at(connection: Connection, request_id: uuid.UUID, provider: str) -> bool:
-    """Whether a request holds something of a provider's own limits."""
-    driver = _DRIVERS[connection.dialect.name]
-    found = connection.exec_driver_sql(
-        f"SELECT 1 FROM hold WHERE request_id = {driver.mark} AND provider = {driver.mark} "  # noqa: S608
-        "AND settled_at IS NULL LIMIT 1",
-        (driver.identity(request_id), provider),
-    ).first()
-    return found is not None
-
-
-def held(connection: Connection, request_id: uuid.UUID, dimension: Dimension) -> int:
-    """How much of a dimension a request holds now, 0 without a limit of it."""
-    driver = _DRIVERS[connection.dialect.name]
-    return int(
-        connection.exec_driver_sql(
-            f"SELECT COALESCE(MAX(amount), 0) FROM hold WHERE request_id = {driver.mark} "  # noqa: S608
-            f"AND dimension = {driver.mark} AND settled_at IS NULL",
-            (driver.identity(request_id), dimension.value),
-        ).scalar_one()
-    )
 
 
 Use = Mapping[Dimension, int]
