@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -30,6 +31,7 @@ ADMIN_PASSWORD = "correct horse battery"
 # What a developer has set for real vendors must not reach the tests.
 _OTHERS = ("GEMINI_", "GOOGLE_", "STABILITY_", "MIDJOURNEY_")
 _VENDORS = ("_API_KEY", "_BASE_URL", "_MODEL", "_API_URL", "_PROXY_URL")
+_EVERYTHING = os.environ.get("SWITCHHOOK_TESTS") == "all"
 for _name in [
     n for n in os.environ if n.startswith(("SWITCHHOOK_", "TWILIO_", "ANTHROPIC_", "PRSM_", *_OTHERS)) or n.endswith(_VENDORS)
 ]:
@@ -38,6 +40,27 @@ for _name in ("DATABASE_URL", "REDIS_URL", "SECRET_KEY", "SMTP_URL", "MAIL_FROM"
     os.environ.pop(_name, None)
 # No Ollama of the developer's either: nothing listens on this port.
 os.environ["OLLAMA_HOST"] = "http://127.0.0.1:9"
+
+
+# Pages and commands are tested on SQLite: what they do with a database, the tests of the services and of the road do on both.
+# SWITCHHOOK_TESTS=all runs everything on both; what begins with SWITCHHOOK_ is taken out of the environment above.
+_ON_SQLITE = re.compile(r"test_(web|cli)_(?!db)\w+\.py")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is tested well enough on one database."""
+    if _EVERYTHING:
+        return
+    left_out = [item for item in items if _ON_SQLITE.fullmatch(item.path.name) and "postgresql" in _databases(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        dropped = set(map(id, left_out))
+        items[:] = [item for item in items if id(item) not in dropped]
+
+
+def _databases(item: pytest.Item) -> tuple[str, ...]:
+    call = getattr(item, "callspec", None)
+    return tuple(value for value in (call.params.values() if call else ()) if isinstance(value, str))
 
 
 @pytest.fixture(scope="session")

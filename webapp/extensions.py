@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, cast
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, cast
 
 import redis
 from flask import Flask, current_app
@@ -17,13 +20,16 @@ from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from flask_wtf import CSRFProtect
 from sqlalchemy import Connection, Dialect, Engine, ExceptionContext, MetaData, Table, event
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.types import DateTime, TypeDecorator
 
 from webapp.contracts.errors import SetupError
 from webapp.interrupts import shielded
 from webapp.settings import Settings
+
+T = TypeVar("T")
+P = ParamSpec("P")
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -78,6 +84,9 @@ csrf = CSRFProtect()
 limiter = RouteLimiter(get_remote_address, strategy="fixed-window", headers_enabled=False)
 
 _WRITING = "switchhook_writing"
+_TRIES = 5
+_WAIT_S = 0.05
+"""At most, before the second try of a transaction; what waited for it gets the time to end."""
 
 
 def current_settings() -> Settings:
@@ -168,6 +177,34 @@ def writing_session() -> Iterator[Session]:
     with writing() as connection, Session(bind=connection, expire_on_commit=False) as session:
         yield session
         session.flush()
+
+
+def ended_for_another(exc: BaseException) -> bool:
+    """Whether PostgreSQL ended a transaction by a deadlock or a serialization failure, so that it may succeed when done again:
+    of two that wait for each other it ends one."""
+    return isinstance(exc, OperationalError) and getattr(exc.orig, "sqlstate", None) in ("40P01", "40001")
+
+
+def retried(work: Callable[[], T]) -> T:
+    """Do `work`, which is one transaction and nothing else that counts twice; again if it was ended for another's sake."""
+    for tries in range(1, _TRIES):
+        try:
+            return work()
+        except OperationalError as exc:
+            if not ended_for_another(exc):
+                raise
+            time.sleep(random.uniform(0, _WAIT_S * tries))
+    return work()
+
+
+def retries(work: Callable[P, T]) -> Callable[P, T]:
+    """Make a function that is one transaction, and nothing else that counts twice, one that is `retried`."""
+
+    @wraps(work)
+    def again(*args: P.args, **values: P.kwargs) -> T:
+        return retried(lambda: work(*args, **values))
+
+    return again
 
 
 @contextmanager

@@ -10,13 +10,14 @@ from datetime import timedelta
 
 import pytest
 from flask import Flask
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 
 from tests.fakes.openai import FakeOpenAI
 from tests.support import add_person, assert_books_balance, one, requests, rows, run_jobs, sent, text
 from webapp.contracts.errors import Conflict, NotFound
 from webapp.extensions import now, queue_redis, writing
-from webapp.models import Attempt, Conversation, Delivery, LedgerEntry, Request, RequestStatus
+from webapp.models import Attempt, Conversation, Delivery, Hold, LedgerEntry, LimitCounter, Request, RequestStatus
+from webapp.models.columns import new_id
 from webapp.pipeline import lease, sweep
 from webapp.pipeline.cancel import cancel
 from webapp.pipeline.claims import claim
@@ -211,6 +212,57 @@ def test_two_workers_cannot_both_take_a_request(app: Flask) -> None:
     taken = [claim(request_id), claim(request_id)]
     assert taken[1] is None
     assert taken[0] is not None
+
+
+def test_a_request_that_cannot_be_ended_does_not_keep_the_others_from_it(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(4):
+        text("question", f"+1500555{2000 + number}")
+    bad, late, bad_too, lost = requests()
+    for request in (bad_too, lost):
+        assert claim(request.id) is not None
+    with writing() as connection:
+        broken = [f"person:{request.person_id}" for request in (bad, bad_too)]
+        connection.execute(update(LimitCounter).where(LimitCounter.subject.in_(broken)).values(held=0))
+        late_ones = Request.id.in_((bad.id, late.id))
+        connection.execute(update(Request).where(late_ones).values(expires_at=now() - timedelta(seconds=1)))
+        connection.execute(
+            insert(Attempt),
+            [
+                {
+                    "id": new_id(),
+                    "request_id": request.id,
+                    "execution": 0,
+                    "number": number,
+                    "outcome": "lost",
+                    "error_code": "worker_lost",
+                    "started_at": now(),
+                    "ended_at": now(),
+                }
+                for request in (bad_too, lost)
+                for number in (1, 2)
+            ],
+        )
+    text("waiting", "+15005552010")
+    queue_redis().flushall()
+    age_everything()
+    swept = sweep.sweep()
+    assert (swept.expired, swept.given_up) == (1, 1)
+    assert swept.enqueued >= 1
+    assert [request.status for request in requests()[:4]] == [
+        RequestStatus.QUEUED,
+        RequestStatus.FAILED,
+        RequestStatus.PROCESSING,
+        RequestStatus.FAILED,
+    ]
+    said = [record.getMessage() for record in caplog.records if record.name == "webapp.pipeline.sweep"]
+    for request in (bad, bad_too):
+        assert any(f"the sweep cannot give up request {request.id}: IntegrityError" in line for line in said)
+
+
+def test_the_receipts_of_what_was_cancelled_say_so(app: Flask, alice: object) -> None:
+    text("question", ALICE)
+    cancel(requests()[0].id, alice)  # type: ignore[arg-type]
+    assert {(hold.settled_by, hold.why) for hold in rows(select(Hold))} == {("cancel", "cancelled")}
 
 
 @pytest.fixture

@@ -11,10 +11,62 @@ from typing import Any
 from sqlalchemy import Connection, insert, select
 
 from webapp.contracts.texts import clean
+from webapp.extensions import table_of
 from webapp.models import Attachment, AttachmentKind, Attempt, LedgerEntry, Request
 from webapp.models.columns import new_id
+from webapp.models.inserting import Inserter
 from webapp.pipeline.endings import HOUSE, PERSON, Call, Ending
 from webapp.quota import credits
+
+_attempts = Inserter(
+    table_of(Attempt),
+    (
+        "id",
+        "request_id",
+        "execution",
+        "number",
+        "provider",
+        "model",
+        "outcome",
+        "error_code",
+        "detail",
+        "vendor_request_id",
+        "input_tokens",
+        "output_tokens",
+        "cost_microusd",
+        "first_piece_ms",
+        "started_at",
+        "ended_at",
+    ),
+)
+_entries = Inserter(
+    table_of(LedgerEntry),
+    (
+        "id",
+        "request_id",
+        "attempt_id",
+        "payer",
+        "person_id",
+        "organization_id",
+        "channel",
+        "operation",
+        "provider",
+        "model",
+        "requests",
+        "input_tokens",
+        "output_tokens",
+        "cached_tokens",
+        "cache_write_tokens",
+        "reasoning_tokens",
+        "pictures",
+        "cost_microusd",
+        "credits_millicredits",
+        "estimated",
+        "price_source",
+        "price_date",
+        "created_at",
+    ),
+)
 
 
 def cut(text: str | None, size: int) -> str | None:
@@ -81,15 +133,14 @@ def _write(
         }
         for position, call in enumerate(calls)
     ]
-    connection.execute(insert(Attempt), attempts)
+    _attempts(connection, attempts)
     last = max((n for n, call in enumerate(calls) if call.payer == PERSON), default=-1)
     entries = [
         _entry(request_id, row, call, ids[position], counted if position == last else 0, at)
         for position, call in enumerate(calls)
         if not call.used.nothing or (position == last and counted)
     ]
-    if entries:
-        connection.execute(insert(LedgerEntry), entries)
+    _entries(connection, entries)
 
 
 def _entry(request_id: uuid.UUID, row: Any, call: Call, attempt_id: uuid.UUID, counted: int, at: datetime) -> dict[str, Any]:

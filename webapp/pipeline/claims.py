@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import bindparam, update
+from sqlalchemy import bindparam, or_, update
 
 from webapp.extensions import current_settings, now, table_of, writing
 from webapp.models import Request, RequestStatus
@@ -49,6 +49,7 @@ _table = table_of(Request)
 _claim = (
     update(_table)
     .where(_table.c.id == bindparam("b_id"), _table.c.status == RequestStatus.QUEUED)
+    .where(or_(_table.c.not_before.is_(None), _table.c.not_before <= bindparam("b_at")))
     .values(
         status=RequestStatus.PROCESSING,
         claim=bindparam("b_claim"),
@@ -82,7 +83,8 @@ _claim = (
 
 
 def claim(request_id: uuid.UUID) -> Claimed | None:
-    """Take a queued request; None if it is not queued any more. It is held for the time of a lease, which `run` prolongs."""
+    """Take a queued request; None if it is not queued any more, or waits for a later moment, whatever job names it. It is held
+    for the time of a lease, which `run` prolongs."""
     mine, at = new_id(), now()
     values = {
         "b_id": request_id,

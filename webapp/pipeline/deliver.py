@@ -19,7 +19,7 @@ from webapp import queues
 from webapp.contracts.channels import RANK, Channel, DeliveryStatus, OutboundMessage, Sent
 from webapp.contracts.errors import NotAllowed, RecipientOptedOut, SendFailed, SendUnknown
 from webapp.contracts.texts import clean, frames
-from webapp.extensions import current_settings, now, queue_redis, reading, table_of, writing
+from webapp.extensions import current_settings, now, queue_redis, reading, retries, table_of, writing
 from webapp.models import Delivery, DeliveryKind, Direction, ErrorLog, Identity, Person
 from webapp.models.columns import new_id
 from webapp.pipeline import incoming, message_costs, receipts
@@ -237,6 +237,7 @@ def _again(row: Any, wait_s: float, why: SendFailed) -> DeliveryStatus:
     return DeliveryStatus.PENDING
 
 
+@retries
 def _learn_opt_out(row: Any) -> None:
     """The carrier knows of an opt-out that we do not: keep it, so that nothing is tried again."""
     at = now()

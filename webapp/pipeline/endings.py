@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from webapp.models import RequestStatus
+from webapp.models.jobs import REASON_OF
 from webapp.pipeline.pictures import Stored
 
 PERSON = "person"
@@ -91,6 +92,23 @@ class Ending:
     """Whether the failure may pass by itself and nobody has read anything yet, so that it is worth trying again."""
     not_within_s: float = 0.0
     """For how many seconds the vendor wants to be left alone."""
+
+    def cancelled(self) -> Ending:
+        """The end of a request that failed and that nobody wanted any more. What the operator has to mend stays on record."""
+        code = self.error_code or "internal"
+        to_mend = REASON_OF.get(code) in ("account", "internal")
+        troubles = (
+            (*self.troubles, (code, self.error_message or "A request failed.", self.detail)) if to_mend else self.troubles
+        )
+        return replace(
+            self,
+            status=RequestStatus.CANCELLED,
+            error_code="cancelled",
+            error_message="",
+            detail="",
+            troubles=troubles,
+            may_pass=False,
+        )
 
     @property
     def used(self) -> Used:

@@ -10,14 +10,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, insert
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from webapp import queues
 from webapp.contracts.limits import Dimension, Limit
 from webapp.extensions import current_settings, table_of
 from webapp.models import Attachment, AttachmentKind, Request, RequestStatus
 from webapp.models.columns import new_id
+from webapp.models.inserting import Inserter
 from webapp.models.senders import Sender
 from webapp.pipeline.intake import Intake
 from webapp.pipeline.pictures import Stored
@@ -80,14 +79,40 @@ class Entry:
     told: Told = NOTHING
 
 
-_requests = table_of(Request)
-_insert = insert(_requests)
-_insert_once = {
-    dialect: insert_into(_requests)
-    .on_conflict_do_nothing(index_elements=["person_id", "idempotency_key"])
-    .returning(_requests.c.id)
-    for dialect, insert_into in (("sqlite", sqlite_insert), ("postgresql", postgresql_insert))
-}
+_COLUMNS = (
+    "id",
+    "person_id",
+    "organization_id",
+    "conversation_id",
+    "channel",
+    "operation",
+    "prompt",
+    "parameters",
+    "plan_code",
+    "not_before",
+    "status",
+    "max_input_tokens",
+    "max_output_tokens",
+    "held_microusd",
+    "held_provider",
+    "allocation_millicredits",
+    "cap_microusd",
+    "token_id",
+    "batch_id",
+    "queue",
+    "priority",
+    "expires_at",
+    "created_at",
+    "idempotency_key",
+    "reply_channel",
+    "reply_to",
+    "reply_from",
+    "error_code",
+    "error_message",
+    "ended_at",
+)
+_insert = Inserter(table_of(Request), _COLUMNS)
+_insert_once = Inserter(table_of(Request), _COLUMNS, once=("person_id", "idempotency_key"))
 
 
 def insert_request(
@@ -156,8 +181,8 @@ def insert_request(
         "ended_at": entry.at if refused else None,
     }
     if intake.idempotency_key is None:
-        connection.execute(_insert, values)
-    elif connection.execute(_insert_once[connection.dialect.name], values).first() is None:
+        _insert(connection, [values])
+    elif not _insert_once(connection, [values]):
         raise Repeated
     _insert_pictures(connection, entry, sender, request_id)
     return filed

@@ -6,6 +6,7 @@ Runs inside the transaction of `admit`.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -21,7 +22,9 @@ from webapp.models import (
     Delivery,
     DeliveryKind,
     Direction,
+    Hold,
     Identity,
+    LimitCounter,
     Membership,
     Organization,
     Person,
@@ -213,7 +216,8 @@ def opt_out(connection: Connection, medium: str, address: str, word: str, at: da
 def silence(connection: Connection, medium: str, address: str, at: datetime) -> None:
     """Take back what is waiting to go to an address: its messages, and its requests that nobody has begun.
 
-    A request that is running ends by itself; its answer is written down and, by the check at the moment of sending, not sent.
+    A request that is running is asked to stop, and not tried again. Should it be answered all the same, the answer is written
+    down and, by the check at the moment of sending, not sent.
     """
     connection.execute(
         update(Delivery)
@@ -225,23 +229,52 @@ def silence(connection: Connection, medium: str, address: str, at: datetime) -> 
         )
         .values(status=DeliveryStatus.SUPPRESSED, updated_at=at)
     )
-    waiting = connection.execute(
-        update(Request)
+    # Locked first: one that is put back to the queue, or taken from it, at this very moment is neither to an update.
+    found = connection.execute(
+        select(Request.id, Request.status)
         .where(
             Request.person_id.in_(select(Identity.person_id).where(Identity.medium == medium, Identity.address == address)),
             Request.reply_to == address,
-            Request.status == RequestStatus.QUEUED,
+            Request.status.in_((RequestStatus.QUEUED, RequestStatus.PROCESSING)),
         )
+        .order_by(Request.id)
+        .with_for_update(key_share=True, of=Request)
+    ).all()
+    running = [row.id for row in found if row.status == RequestStatus.PROCESSING]
+    if running:
+        connection.execute(update(Request).where(Request.id.in_(running)).values(cancel_asked_at=at))
+    _take_back(connection, [row.id for row in found if row.status == RequestStatus.QUEUED], at)
+
+
+def _take_back(connection: Connection, request_ids: Sequence[uuid.UUID], at: datetime) -> None:
+    """End requests that wait, whose rows are locked, and give back what they hold."""
+    if not request_ids:
+        return
+    connection.execute(
+        update(Request)
+        .where(Request.id.in_(request_ids))
         .values(
             status=RequestStatus.CANCELLED,
             error_code="opted_out",
             error_message="The sender asked for no more messages.",
             ended_at=at,
         )
-        .returning(Request.id)
-    ).scalars()
-    for request_id in waiting.all():
+    )
+    if len(request_ids) > 1:
+        _lock_counters(connection, request_ids)
+    for request_id in request_ids:
         holds.give_back(connection, request_id, at, by="stop", why="opted_out")
+
+
+def _lock_counters(connection: Connection, request_ids: Sequence[uuid.UUID]) -> None:
+    """Lock the counters of several requests in the one order in which others lock those of one. The order is Python's: the
+    database's own may be that of a language."""
+    counter = LimitCounter
+    held = select(Hold.subject, Hold.name, Hold.period, Hold.starts_at)
+    keys = connection.execute(held.where(Hold.request_id.in_(request_ids), Hold.settled_at.is_(None)).distinct()).all()
+    for subject, name, period, starts_at in sorted(tuple(key) for key in keys):
+        this = (counter.subject == subject, counter.name == name, counter.period == period, counter.starts_at == starts_at)
+        connection.execute(select(counter.used).where(*this).with_for_update(key_share=True))
 
 
 def _not_invited(connection: Connection, message: InboundMessage) -> str:

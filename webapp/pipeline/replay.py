@@ -9,12 +9,12 @@ from datetime import timedelta
 from typing import Any
 
 import redis
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, case, insert, select, update
 
 from webapp import queues
 from webapp.contracts.errors import Conflict, LimitReached, NotAllowed, NotFound, Refusal
-from webapp.contracts.limits import Dimension
-from webapp.extensions import current_settings, now, queue_redis, reading, writing
+from webapp.contracts.limits import Dimension, Window
+from webapp.extensions import current_settings, now, queue_redis, reading, retried, writing
 from webapp.models import AuditEntry, DeadLetter, Identity, LetterState, Request, RequestStatus, senders
 from webapp.models.columns import new_id
 from webapp.models.senders import Sender
@@ -39,18 +39,24 @@ class Replayed:
 
 def replay(request_id: uuid.UUID, actor: str, actor_id: uuid.UUID | None = None) -> None:
     """Put a request back. It is held again, on the limits that apply now: `LimitReached` if they have no room. `NotFound` if it
-    was never set aside, `Conflict` if it is on the road again already, `NotAllowed` if its person is not served any more."""
+    was never set aside, `Conflict` if it is on the road again already or has been erased, `NotAllowed` if its person is not
+    served any more."""
     target = _target(request_id)
-    with writing() as connection:
-        row = _reopen(connection, request_id)
-        sender = _sender(connection, row)
-        _hold(connection, row, sender, target)
-        connection.execute(
-            update(DeadLetter)
-            .where(DeadLetter.request_id == request_id)
-            .values(state=LetterState.REPLAYED, replays=DeadLetter.replays + 1, acted_at=now(), acted_by=actor)
-        )
-        _audit(connection, "request.replay", row, actor, actor_id)
+
+    def work() -> Any:
+        with writing() as connection:
+            row = _reopen(connection, request_id)
+            sender = _sender(connection, row)
+            _hold(connection, row, sender, target)
+            connection.execute(
+                update(DeadLetter)
+                .where(DeadLetter.request_id == request_id)
+                .values(state=LetterState.REPLAYED, replays=DeadLetter.replays + 1, acted_at=now(), acted_by=actor)
+            )
+            _audit(connection, "request.replay", row, actor, actor_id)
+        return row
+
+    row = retried(work)
     try:
         stream.forget(request_id)
         queues.put(queue_redis(), queues.EXECUTE, [str(request_id)], row.queue, job_timeout_s(row.operation))
@@ -139,7 +145,8 @@ def _reopen(connection: Connection, request_id: uuid.UUID) -> Any:
             not_before=None,
             cancel_asked_at=None,
             retries=0,
-            expires_at=at + timedelta(hours=current_settings().queue_max_h),
+            # What belongs to a batch waits for as long as the batch takes.
+            expires_at=case((Request.batch_id.is_(None), at + timedelta(hours=current_settings().queue_max_h))),
         )
         .returning(
             Request.id,
@@ -157,6 +164,7 @@ def _reopen(connection: Connection, request_id: uuid.UUID) -> Any:
             Request.allocation_millicredits,
             Request.reply_channel,
             Request.reply_to,
+            Request.prompt,
         )
     ).first()
     if row is None:
@@ -164,14 +172,13 @@ def _reopen(connection: Connection, request_id: uuid.UUID) -> Any:
         if state is None:
             raise NotFound("This request was not set aside.")
         raise Conflict("This request is on the road again already, or has been answered.")
+    if not row.prompt:
+        raise Conflict("This request has been erased: nobody knows any more what was asked. Ask again instead.")
     return row
 
 
 def _sender(connection: Connection, row: Any) -> Sender:
-    if row.token_id is not None:
-        sender = senders.by_id(connection, row.person_id, token_id=row.token_id)
-    else:
-        sender = senders.within(connection, row.person_id, row.organization_id)
+    sender = senders.within(connection, row.person_id, row.organization_id, row.token_id)
     if sender is None or not sender.active:
         raise NotAllowed("Its person is not active, or has left the organization.")
     if row.reply_channel is not None:
@@ -186,22 +193,22 @@ def _sender(connection: Connection, row: Any) -> Sender:
 
 
 def _hold(connection: Connection, row: Any, sender: Sender, target: Target | None) -> None:
-    """Hold what it may use on top of what its earlier life has used: that counts on what a single request may cost."""
+    """Hold what it may use afresh. What its earlier lives have used is on the counters already; it counts with the rest on what
+    a single request may use."""
     drawing = row.operation == IMAGES
+    tokens = row.max_input_tokens + row.max_output_tokens
     cost = costs.most(target, row.max_input_tokens, row.max_output_tokens, int(drawing)).cost_microusd
-    cost += row.cost_microusd
-    amounts = {
-        Dimension.REQUESTS: 1,
-        Dimension.TOKENS: row.max_input_tokens + row.max_output_tokens + row.input_tokens + row.output_tokens,
-        Dimension.COST: cost,
-        Dimension.CREDITS: credits.of_cost(cost),
-    }
+    fresh = _amounts(tokens, cost)
+    in_all = _amounts(tokens + row.input_tokens + row.output_tokens, cost + row.cost_microusd)
     provider = target.provider.name if target else ""
     allotted = row.allocation_millicredits or current_settings().allocation_credits * credits.MILLI
     try:
         limits = asking.limits_for(asking.question_of(sender, row.operation, row.channel, allotted))
-        wanted = holds.needs(asking.held_at(limits, provider), amounts, now(), sender.time_zone)
-        holds.take(connection, row.id, wanted)
+        held = asking.held_at(limits, provider)
+        alone = [limit for limit in held if limit.window is Window.REQUEST]
+        others = [limit for limit in held if limit.window is not Window.REQUEST]
+        at, zone = now(), sender.time_zone
+        holds.take(connection, row.id, holds.needs(alone, in_all, at, zone) + holds.needs(others, fresh, at, zone))
     except NoRoom as full:
         message = words.limit_reached(full.need, row.operation)
         raise LimitReached(message, limit=full.need.limit.label, resets_at=full.need.resets_at) from None
@@ -212,6 +219,15 @@ def _hold(connection: Connection, row: Any, sender: Sender, target: Target | Non
         .where(Request.id == row.id)
         .values(held_microusd=cost, held_provider=provider or None, cap_microusd=asking.cap_microusd(limits))
     )
+
+
+def _amounts(tokens: int, cost_microusd: int) -> dict[Dimension, int]:
+    return {
+        Dimension.REQUESTS: 1,
+        Dimension.TOKENS: tokens,
+        Dimension.COST: cost_microusd,
+        Dimension.CREDITS: credits.of_cost(cost_microusd),
+    }
 
 
 def _audit(connection: Connection, action: str, row: Any, actor: str, actor_id: uuid.UUID | None) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, bindparam, insert, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.exc import OperationalError, SQLAlchemyError, StatementError
 
 from webapp import queues
@@ -87,7 +87,14 @@ _end = (
         _table.c.reply_from,
         _table.c.attempts,
         _table.c.started_at,
+        _table.c.cost_microusd,
     )
+)
+_unwanted = (
+    select(_table.c.cancel_asked_at.is_not(None))
+    .where(_table.c.id == bindparam("b_id"), _table.c.status == RequestStatus.PROCESSING)
+    .where(_table.c.claim == bindparam("b_claim"))
+    .with_for_update(key_share=True)
 )
 _again = (
     update(_table)
@@ -203,11 +210,14 @@ class Settled:
 def settle_within(
     connection: Connection, request_id: uuid.UUID, claim: uuid.UUID, ending: Ending, at: datetime, *, by: str = "execution"
 ) -> Settled | None:
-    """The statements of `settle`, in the caller's transaction. `by` is who ends it, for its receipts."""
+    """The statements of `settle`, in the caller's transaction. `by` is who ends it, for its receipts.
+
+    What fails after somebody wanted it stopped was cancelled: nobody waits for an apology, or wants it replayed."""
+    this = {"b_id": request_id, "b_claim": claim}
+    if ending.status is RequestStatus.FAILED and connection.execute(_unwanted, this).scalar():
+        ending = ending.cancelled()
     used = ending.used
-    values = {
-        "b_id": request_id,
-        "b_claim": claim,
+    values = this | {
         "status": ending.status,
         "answer": clean(ending.answer) if ending.answer else None,
         "result": dict(ending.result) if ending.result is not None else None,
@@ -235,7 +245,8 @@ def settle_within(
     told = warnings.tell(connection, row, counters, at)
     books.write(connection, request_id, row, ending, counted, at)
     books.keep_pictures(connection, request_id, row, ending, at)
-    delivery_id = _answer(connection, request_id, row, ending, told.note, at)
+    delivery_id, untold = _answer(connection, request_id, row, ending, told.notes, at)
+    told = warnings.by_themselves(connection, request_id, row, told, untold, at)
     troubles = list(ending.troubles)
     if ending.status is RequestStatus.FAILED:
         troubles.append((ending.error_code or "internal", ending.error_message or "A request failed.", ending.detail))
@@ -322,7 +333,8 @@ def after_commit(request_id: uuid.UUID, settled: Settled, ending: Ending) -> Non
         category=ending.category or "",
         provider=ending.used.provider,
         model=ending.used.model,
-        cost_microusd=ending.used.cost_microusd,
+        # With what its earlier executions have used.
+        cost_microusd=row.cost_microusd,
         error_code=ending.error_code,
     )
     hook = "request_completed" if ending.status is RequestStatus.COMPLETED else "request_failed"
@@ -349,19 +361,18 @@ def _marks(connection: Connection, row: Any, counted: int, at: datetime) -> None
 
 
 def _answer(
-    connection: Connection, request_id: uuid.UUID, row: Any, ending: Ending, note: str, at: datetime
-) -> uuid.UUID | None:
-    """Write the message that takes the answer, or the apology, to somebody who is not looking at a page. `note` is what they
-    are told of their limits with it."""
+    connection: Connection, request_id: uuid.UUID, row: Any, ending: Ending, notes: tuple[str, ...], at: datetime
+) -> tuple[uuid.UUID | None, tuple[str, ...]]:
+    """Write the message that takes the answer, or the apology, to somebody who is not looking at a page. `notes` are what they
+    are told of their limits with it; returned are those for which there was no room."""
     if row.reply_channel is None or ending.status not in (RequestStatus.COMPLETED, RequestStatus.FAILED):
-        return None
+        return None, notes
     channel = current_registry().channels.get(row.reply_channel)
     answer = ending.answer if ending.status is RequestStatus.COMPLETED else None
     if ending.status is RequestStatus.COMPLETED and not answer:
         answer = words.pictures_ready(len(ending.pictures), current_settings().public_url)
     body = (ending.reply_text or answer) if answer else words.failed(ending.error_code)
-    if note and channel is not None and len(body) + len(note) + 2 <= channel.max_chars:
-        body = f"{body}\n\n{note}"
+    body, untold = warnings.beside(body, notes, channel)
     delivery_id = new_id()
     connection.execute(
         insert(Delivery),
@@ -381,4 +392,4 @@ def _answer(
             "updated_at": at,
         },
     )
-    return delivery_id
+    return delivery_id, untold

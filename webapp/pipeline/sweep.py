@@ -8,23 +8,25 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import redis
-from sqlalchemy import ColumnElement, Select, func, insert, or_, select, true, update
+from sqlalchemy import ColumnElement, Select, Update, func, insert, or_, select, true, update
 from sqlalchemy.exc import OperationalError
 
 from webapp import queues
 from webapp.contracts.channels import DeliveryStatus
-from webapp.extensions import current_settings, now, queue_redis, reading, writing
+from webapp.contracts.texts import frames
+from webapp.extensions import current_settings, now, queue_redis, reading, retried, writing
 from webapp.models import Attempt, Conversation, Delivery, Request, RequestStatus, unfinished
 from webapp.models.columns import new_id
 from webapp.pipeline import agree, deliver, lease, stream, words
 from webapp.pipeline.endings import Call, Ending, Used
-from webapp.pipeline.settle import after_commit, settle_within
+from webapp.pipeline.settle import Settled, after_commit, settle_within
 from webapp.pipeline.timing import job_timeout_s
 from webapp.queues import Task
 from webapp.quota import holds
@@ -70,19 +72,33 @@ def sweep() -> Swept:
         # While the database is away nobody can prolong a lease: afterwards everybody gets the time to do it.
         _leases_count_from = time.monotonic() + current_settings().lease_s
         raise
-    expired = _expire()
+    expired = _attempted(_expire, "give up what waited for too long")
+    expired += _attempted(_expire_reservations, "give back what dead processes hold")
     swept = Swept(
-        enqueued=_enqueue_waiting(),
+        enqueued=_attempted(_enqueue_waiting, "enqueue requests"),
         taken_over=taken_over,
         given_up=given_up,
         expired=expired,
-        deliveries=_enqueue_deliveries(),
-        looked_up=_look_up_unknown(),
-        forgotten=agree.forget_ended(),
+        deliveries=_attempted(_enqueue_deliveries, "enqueue messages"),
+        looked_up=_attempted(_look_up_unknown, "look up messages"),
+        forgotten=_attempted(agree.forget_ended, "compare the queue with the table"),
     )
     if swept.anything:
         log.info("swept: %s", swept)
     return swept
+
+
+def _attempted(work: Callable[[], int], what: str) -> int:
+    """What one part of the sweep came to, 0 if it failed: the others must not stay undone for it. Not so while the database is
+    away: then nothing can be done at all."""
+    try:
+        return work()
+    except OperationalError:
+        raise
+    except Exception as exc:
+        # Without its words: they may quote what people wrote.
+        log.error("the sweep cannot %s: %s\n%s", what, type(exc).__name__, frames(exc))
+        return 0
 
 
 def _take_over() -> tuple[int, int]:
@@ -93,8 +109,10 @@ def _take_over() -> tuple[int, int]:
     taken_over = given_up = 0
     for row in lost:
         if _times_lost(row.id) + 1 >= current_settings().poison_after:
-            given_up += _give_up(row, at)
-        elif _back_to_the_queue(row, "lost", "worker_lost", Request.lease_until < at):
+            given_up += _attempted(partial(_give_up, row, at), f"give up request {row.id}")
+        elif _attempted(
+            partial(_back_to_the_queue, row, "lost", "worker_lost", Request.lease_until < at), f"take over {row.id}"
+        ):
             taken_over += 1
             log.warning("request %s is taken over: its process died in attempt %d", row.id, row.attempts)
     return taken_over, given_up
@@ -143,7 +161,7 @@ def _back_to_the_queue(row: Any, outcome: str, code: str, condition: ColumnEleme
     with writing() as connection:
         done = connection.execute(
             update(Request)
-            .where(Request.id == row.id, Request.claim == row.claim, condition)
+            .where(Request.id == row.id, Request.status == RequestStatus.PROCESSING, Request.claim == row.claim, condition)
             .values(status=RequestStatus.QUEUED, claim=None, lease_until=None)
         )
         if done.rowcount != 1:
@@ -173,61 +191,75 @@ def _give_up(row: Any, at: datetime) -> int:
         detail="The process that executed it died each time; the last one was its execution number "
         f"{row.attempts}. It may be what kills them.",
     )
-    with writing() as connection:
-        # Its process may have come back to life since it was found.
-        dead = connection.execute(
-            update(Request)
-            .where(Request.id == row.id, Request.claim == row.claim, Request.lease_until < at)
-            .values(lease_until=at)
-        )
-        settled = settle_within(connection, row.id, row.claim, ending, now(), by="sweep") if dead.rowcount == 1 else None
+    # Its process may have come back to life since it was found.
+    dead = update(Request).where(Request.id == row.id, Request.claim == row.claim, Request.lease_until < at)
+    return _end(row.id, row.claim, dead.values(lease_until=at), ending)
+
+
+def _end(request_id: uuid.UUID, claim: uuid.UUID, take: Update, ending: Ending) -> int:
+    """End a request if `take` changes its row; 0 if it does not, because somebody was faster."""
+
+    def work() -> Settled | None:
+        with writing() as connection:
+            if connection.execute(take).rowcount != 1:
+                return None
+            return settle_within(connection, request_id, claim, ending, now(), by="sweep")
+
+    settled = retried(work)
     if settled is None:
         return 0
-    after_commit(row.id, settled, ending)
-    stream.publish_end(row.id, RequestStatus.FAILED)
+    after_commit(request_id, settled, settled.ending)
+    stream.publish_end(request_id, settled.ending.status)
     return 1
 
 
 def _expire() -> int:
-    """End what nobody waits for any more: requests that were queued for too long, and reservations of dead processes."""
+    """End requests that were queued for too long: nobody waits for them any more."""
     at = now()
     with reading() as connection:
-        late = (
-            connection.execute(
-                select(Request.id)
-                .where(Request.status == RequestStatus.QUEUED, unfinished(), Request.expires_at < at)
-                .order_by(Request.id)
-                .limit(_BATCH)
-            )
-            .scalars()
-            .all()
-        )
-    ended = sum(_expire_request(request_id, at) for request_id in late)
-    with writing() as connection:
-        return ended + holds.expire(connection, at)
+        late = connection.execute(
+            select(Request.id, Request.retries, Request.error_code)
+            .where(Request.status == RequestStatus.QUEUED, unfinished(), Request.expires_at < at)
+            .order_by(Request.id)
+            .limit(_BATCH)
+        ).all()
+    return sum(_attempted(partial(_expire_request, row, at), f"give up request {row.id}") for row in late)
 
 
-def _expire_request(request_id: uuid.UUID, at: datetime) -> int:
-    hours = current_settings().queue_max_h
-    ending = Ending(
-        RequestStatus.FAILED,
-        error_code="expired",
-        error_message=words.failed("expired"),
-        detail=f"It was not executed within {hours:g} hours (SWITCHHOOK_QUEUE_MAX_H): there are too few workers, or none.",
-    )
+def _expire_request(row: Any, at: datetime) -> int:
     claim = new_id()
-    with writing() as connection:
-        mine = connection.execute(
-            update(Request)
-            .where(Request.id == request_id, Request.status == RequestStatus.QUEUED, Request.expires_at < at)
-            .values(status=RequestStatus.PROCESSING, claim=claim)
-        )
-        settled = settle_within(connection, request_id, claim, ending, now(), by="sweep") if mine.rowcount == 1 else None
-    if settled is None:
-        return 0
-    after_commit(request_id, settled, ending)
-    stream.publish_end(request_id, RequestStatus.FAILED)
-    return 1
+    late = (Request.id == row.id, Request.status == RequestStatus.QUEUED, Request.expires_at < at)
+    # The number of its tries still the same: its failure would be another otherwise.
+    mine = update(Request).where(*late, Request.retries == row.retries).values(status=RequestStatus.PROCESSING, claim=claim)
+    return _end(row.id, claim, mine, _too_late(row))
+
+
+def _too_late(row: Any) -> Ending:
+    """The end of a request that waited for too long: for a worker, or, after a failure, for its next try."""
+    limit = f"{current_settings().queue_max_h:g} hours (SWITCHHOOK_QUEUE_MAX_H)"
+    if not (row.retries and row.error_code):
+        code, detail = "expired", f"It was not executed within {limit}: there are too few workers, or none."
+    else:
+        code, detail = row.error_code, f"{_last_failure(row.id)}\nIts {limit} were over before its next try.".strip()
+    return Ending(RequestStatus.FAILED, error_code=code, error_message=words.failed(code), detail=detail)
+
+
+def _last_failure(request_id: uuid.UUID) -> str:
+    """What went wrong the last time, in the vendor's words."""
+    failed = select(Attempt.detail).where(Attempt.request_id == request_id, Attempt.detail.is_not(None))
+    with reading() as connection:
+        last = failed.order_by(Attempt.execution.desc(), Attempt.number.desc()).limit(1)
+        return connection.execute(last).scalar() or ""
+
+
+def _expire_reservations() -> int:
+    """Give back what the reservations of dead processes hold."""
+
+    def work() -> int:
+        with writing() as connection:
+            return holds.expire(connection, now())
+
+    return retried(work)
 
 
 def _enqueue_waiting() -> int:

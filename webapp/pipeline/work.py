@@ -13,11 +13,10 @@ from webapp.contracts.errors import BadCredentials, LimitReached, OutOfCredit
 from webapp.contracts.limits import Dimension
 from webapp.contracts.pictures import Progress
 from webapp.contracts.sorting import Sorting
-from webapp.extensions import current_settings, now, table_of, writing
+from webapp.extensions import current_settings, now, retried, table_of, writing
 from webapp.models import Request, RequestStatus
 from webapp.pipeline import charges, further, lease, timing, words
 from webapp.pipeline.claims import Claimed
-from webapp.pipeline.deadlocks import retried
 from webapp.pipeline.endings import Call, Ending
 from webapp.quota import credits
 from webapp.quota.holds import Use
