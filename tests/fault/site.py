@@ -115,7 +115,6 @@ def built(folder: Path, seed: int) -> Iterator[tuple[Site, Fake, Fake]]:
             "SWITCHHOOK_LEASE_S": "4",
             # Processes die at random here, and never by the fault of a request.
             "SWITCHHOOK_POISON_AFTER": "20",
-            "SWITCHHOOK_MAX_ATTEMPTS": "20",
             "SWITCHHOOK_JOB_RETRIES": "20",
             "SWITCHHOOK_JOB_RETRY_WAITS_S": "1",
         }

@@ -334,3 +334,12 @@ def test_ctrl_c_cancels_a_picture_that_is_being_drawn(operator: Operator, stabil
     assert process.returncode == 130, stderr
     assert operator.rows("SELECT status FROM request") == [("cancelled",)]
     balanced(operator)
+
+
+def test_what_a_question_may_cost_and_how_urgent_it_is_is_told_and_checked(operator: Operator) -> None:
+    operator.ok("ask", "hello", "--allocation", "20", "--urgent")
+    ((allotted, priority),) = operator.rows("SELECT allocation_millicredits, priority FROM request")
+    assert (allotted, priority) == (20_000, 150), "administrators are on the plan with the highest priority, and urgent adds 50"
+    refused = operator("ask", "hello", "--allocation", "9")
+    assert refused.exit_code != 0
+    assert "10 to 500" in refused.output

@@ -22,7 +22,9 @@ from tests.unit.test_docs import PLUGINS, ROOT, blocks
 from webapp.plugin import (
     BadCredentials,
     ImageProvider,
+    Limit,
     MalformedAnswer,
+    PlanEvent,
     ProviderError,
     QuotaQuestion,
     RateLimited,
@@ -34,7 +36,9 @@ from webapp.plugin import (
     Turn,
     Unavailable,
     Usage,
+    Window,
 )
+from webapp.quota.asking import cap_microusd, limits_for
 from webapp.registry import Registry
 from webapp.routing.http import call_limits
 from webapp.testkit import asking
@@ -42,8 +46,8 @@ from webapp.testkit.contract import ImageProviderContract
 
 
 def examples() -> dict[str, str]:
-    """The modules on the page for authors of plugins, in their order: a provider of texts, one of pictures, a test."""
-    return dict(zip(("parrot", "easel", "test_parrot"), blocks(PLUGINS, "python"), strict=True))
+    """The modules on the page for authors of plugins: a provider of texts, one of pictures, a quota policy, a test."""
+    return dict(zip(("parrot", "easel", "trial", "test_parrot"), blocks(PLUGINS, "python"), strict=True))
 
 
 @pytest.fixture
@@ -51,7 +55,7 @@ def folder(tmp_path: Path) -> Path:
     """A folder with the plugins, and the test beside it."""
     plugins = tmp_path / "my-plugins"
     plugins.mkdir()
-    for name in ("parrot", "easel"):
+    for name in ("parrot", "easel", "trial"):
         (plugins / f"{name}.py").write_text(examples()[name])
     (tmp_path / "test_parrot.py").write_text(examples()["test_parrot"])
     return plugins
@@ -64,7 +68,7 @@ def parrot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTextVe
         monkeypatch.syspath_prepend(str(place))
     with importlib.import_module("test_parrot").FakeParrot() as fake:
         yield fake
-    for name in ("test_parrot", "parrot", "switchhook_plugins_parrot", "switchhook_plugins_easel"):
+    for name in ("test_parrot", "parrot", "switchhook_plugins_parrot", "switchhook_plugins_easel", "switchhook_plugins_trial"):
         sys.modules.pop(name, None)
 
 
@@ -72,7 +76,7 @@ def registry_with_examples(folder: Path, **settings: str) -> Registry:
     registry = Registry()
     registry.load(settings, folder)
     records = {record.name: record for record in registry.records if record.source == "folder"}
-    assert {name: record.error for name, record in records.items()} == {"parrot": "", "easel": ""}
+    assert {name: record.error for name, record in records.items()} == {"parrot": "", "easel": "", "trial": ""}
     assert records["parrot"].version == "1.0"
     return registry
 
@@ -104,6 +108,24 @@ def test_the_example_plugins_load_from_a_folder_and_the_provider_answers(
     question = QuotaQuestion("p", "o", "free", {}, "chat", "sms")
     [limit] = registry.policies["parrot-day"].limits(question)
     assert limit.maximum == 1000
+
+
+def test_the_example_policy_limits_the_free_plan_and_no_other(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    registry = registry_with_examples(folder)
+
+    def asked(plan: str, operation: str) -> list[Limit]:
+        question = QuotaQuestion("p", "o", plan, {}, operation, "sms")
+        return limits_for(question, [registry.policies["trial"]])
+
+    [request] = asked("free", "chat")
+    assert cap_microusd([request]) == 100_000
+    [same, pictures] = asked("free", "image.generate")
+    assert same == request
+    assert (pictures.subject, pictures.window, pictures.provider) == ("organization:o", Window.DAY, "openai")
+    assert asked("starter", "image.generate") == []
+    with caplog.at_level("INFO"):
+        registry.emit("plan_changed", PlanEvent("p", "o", "free", "starter", "why"))
+    assert "p is on the plan starter now" in caplog.messages
 
 
 def test_the_example_plugin_says_what_is_missing_and_what_is_wrong(

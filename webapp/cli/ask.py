@@ -66,6 +66,8 @@ class Printed:
 @click.option("--json-object", is_flag=True, help="Have the answer as any JSON object.")
 @click.option("--fresh", is_flag=True, help="Take no kept answer.")
 @click.option("--when-cheap", is_flag=True, help="Wait for the vendor's cheaper hours, where it has dearer ones now.")
+@click.option("--urgent", is_flag=True, help="Go forward in the queue, where the person's plan includes that.")
+@click.option("--allocation", type=int, help="Credits that it may cost at most, 10 to 500.")
 @_json
 @_verbose
 def ask(
@@ -77,6 +79,8 @@ def ask(
     json_object: bool,
     fresh: bool,
     when_cheap: bool,
+    urgent: bool,
+    allocation: int | None,
     as_json: bool,
     verbose: bool,
 ) -> None:
@@ -109,6 +113,8 @@ def ask(
             parameters=parameters,
             pictures=tuple(_picture(path) for path in pictures),
             may_wait=when_cheap,
+            urgent=urgent,
+            allocation=allocation,
         )
         report = asked.ask(intake, printed)
         printed.end()
