@@ -67,8 +67,8 @@ def request_failed(event: RequestEvent) -> None:
 
 @hookspec
 def quota_warning(event: QuotaEvent) -> None:
-    """A limit has reached a percentage at which people are told (80 and 100 unless set otherwise), or refused a request: once
-    for each percentage, limit and window. Called after the commit."""
+    """A limit has reached a percentage at which people are told (80 and 100 unless set otherwise), or refused a request and has
+    nothing left: once for each percentage, limit and window. Called after the commit."""
 
 
 @hookspec

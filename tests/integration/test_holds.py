@@ -161,7 +161,7 @@ def test_the_first_refusal_of_a_window_is_noticed_once(person: uuid.UUID) -> Non
     noticed = []
     for _ in range(3):
         with writing() as connection:
-            noticed.append(holds.notice_once(connection, need, now()))
+            noticed.append(holds.notice_once(connection, need, person, now()))
     assert noticed == [True, False, False]
 
 

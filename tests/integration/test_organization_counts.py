@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from flask import Flask
-from sqlalchemy import func, insert, select
+from flask import Flask, current_app
+from sqlalchemy import Connection, func, insert, select, text, update
 
 from tests.support import add_person, one, rows
 from webapp.contracts.limits import Dimension, Limit, Window
@@ -207,3 +209,66 @@ def test_a_limit_has_room_for_no_more_after_the_change(weavers: uuid.UUID) -> No
     limit = Limit(subject, "messages", Dimension.REQUESTS, Window.DAY, 100, "messages")
     with pytest.raises(holds.NoRoom), writing() as connection:
         holds.raise_counters(connection, holds.needs([limit], {Dimension.REQUESTS: 1}, at, ST_JOHNS))
+
+
+# -- locks ---------------------------------------------------------------------------------------------------------------
+def beside(
+    work: Callable[[], object], lock_first: Callable[[Connection], object], then: Callable[[Connection], object]
+) -> None:
+    """Do `work` in another thread; it waits for what `lock_first` has locked while `then` is done in the same transaction."""
+    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+    done: list[object] = []
+
+    def other() -> None:
+        with app.app_context():
+            done.append(work())
+
+    waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()")
+    thread = threading.Thread(target=other)
+    with writing() as connection:
+        lock_first(connection)
+        thread.start()
+        for _ in range(200):
+            with reading() as watching:
+                if watching.execute(waiting).scalar_one():
+                    break
+            time.sleep(0.02)
+        else:
+            pytest.fail("nobody waits")
+        then(connection)
+    thread.join(20)
+    assert len(done) == 1, "it has failed"
+
+
+def raised(connection: Connection, name: str) -> None:
+    connection.execute(update(LimitCounter).where(LimitCounter.name == name).values(held=LimitCounter.held + 1))
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize(("first", "second"), [("a_month", "z_day"), ("Z_month", "a_day"), ("a-z_month", "ab_day")])
+def test_counters_are_locked_in_the_order_in_which_requests_lock_them(weavers: uuid.UUID, first: str, second: str) -> None:
+    subject = f"organization:{weavers}"
+    put(subject, Window.MONTH, KATHMANDU, 1, name=first)
+    put(subject, Window.DAY, KATHMANDU, 1, name=second)
+
+    def then(connection: Connection) -> None:
+        connection.execute(text("SET LOCAL lock_timeout = '500ms'"))
+        raised(connection, second)
+
+    beside(lambda: carry(weavers, KATHMANDU, ST_JOHNS), lambda connection: raised(connection, first), then)
+    assert used(subject, Window.MONTH, ST_JOHNS) == used(subject, Window.DAY, ST_JOHNS) == 1
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_change_of_the_time_zone_that_is_ended_for_another_is_done_again(weavers: uuid.UUID) -> None:
+    at, subject = now(), f"organization:{weavers}"
+    put(subject, Window.DAY, KATHMANDU, 5, at)
+
+    def then(connection: Connection) -> None:
+        # Each waits for the other: the database ends the one that has waited longest.
+        connection.execute(update(Organization).where(Organization.id == weavers).values(preferences={}))
+
+    change = Change(time_zone=ST_JOHNS)
+    beside(lambda: organizations.change(OPERATOR, weavers, 0, change), lambda connection: raised(connection, "messages"), then)
+    assert used(subject, Window.DAY, ST_JOHNS, at) == 5
+    assert one(select(Organization).where(Organization.id == weavers)).time_zone == ST_JOHNS

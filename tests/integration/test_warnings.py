@@ -116,10 +116,12 @@ def test_at_100_percent_everybody_is_told_once_and_a_refusal_answers_once(heard:
     assert "limit is used up" in mails[0].subject
 
 
-def test_a_refusal_before_anything_was_used_up_warns_too(heard: list[QuotaEvent]) -> None:
-    plan_limits(tokens=10)
+def test_a_refusal_by_a_number_below_what_was_used_warns_too(heard: list[QuotaEvent]) -> None:
+    plan_limits(messages=10)
+    ask(3)
+    plan_limits(messages=2)
     ask(2)
-    assert [request.status for request in requests()] == [RequestStatus.REJECTED] * 2
+    assert [request.status for request in requests()][3:] == [RequestStatus.REJECTED] * 2
     assert [event.percent for event in heard] == [100]
     assert len(sent(BOSS)) == 1
 

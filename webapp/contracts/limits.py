@@ -12,6 +12,9 @@ MAXIMUM = 2**62
 """The highest number that a limit may have."""
 
 KEY_CHARS = 80
+"""The longest subject and the longest name of a limit."""
+LABEL_CHARS = 120
+PROVIDER_CHARS = 40
 
 
 class Dimension(StrEnum):
@@ -52,14 +55,19 @@ class Limit:
     provider: str = ""
 
     def __post_init__(self) -> None:
+        for what, least, most in _TEXTS:
+            text = getattr(self, what)
+            if not isinstance(text, str) or not least <= len(text) <= most or clean(text) != text:
+                length = f"{least} to {most}" if least else f"at most {most}"
+                raise ValueError(f"a limit's {what} must be {length} characters, none of them a control character")
         if not isinstance(self.dimension, Dimension) or not isinstance(self.window, Window):
             raise ValueError(f"limit {self.name}: dimension and window must be a Dimension and a Window")
-        if clean(self.subject) != self.subject or clean(self.name) != self.name:
-            raise ValueError("a limit's subject and name must not have control characters")
-        if not isinstance(self.maximum, int) or not 0 <= self.maximum <= MAXIMUM:
+        if type(self.maximum) is not int or not 0 <= self.maximum <= MAXIMUM:
             raise ValueError(f"limit {self.name}: maximum must be a whole number from 0 to {MAXIMUM}, not {self.maximum!r}")
-        if not 0 < len(self.subject) <= KEY_CHARS or not 0 < len(self.name) <= KEY_CHARS:
-            raise ValueError(f"limit {self.name}: subject and name must have 1 to {KEY_CHARS} characters")
+
+
+_TEXTS = (("subject", 1, KEY_CHARS), ("name", 1, KEY_CHARS), ("label", 0, LABEL_CHARS), ("provider", 0, PROVIDER_CHARS))
+"""A limit's texts, with how many characters each has at least and at most."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from webapp.contracts.events import RequestEvent
 from webapp.contracts.limits import Limit, Window
 from webapp.contracts.providers import Capability
 from webapp.contracts.texts import clean
-from webapp.extensions import current_settings, now, queue_redis, writing
+from webapp.extensions import current_settings, ended_for_another, now, queue_redis, writing
 from webapp.models import (
     Conversation,
     DeliveryKind,
@@ -159,17 +159,12 @@ def _in_transaction(entry: Entry, refused: Refused | None) -> tuple[Admission, s
         except (IntegrityError, OperationalError) as exc:
             # Somebody else registered the same person at the same moment: on the next try theirs is there. Or PostgreSQL
             # has ended one of two transactions that waited for each other.
-            if not tries_left or (isinstance(exc, OperationalError) and not _try_again(exc)):
+            if not tries_left or (isinstance(exc, OperationalError) and not ended_for_another(exc)):
                 raise
             entry.events.clear()
             entry.deliveries.clear()
             entry.told = NOTHING
     raise AssertionError("unreachable")
-
-
-def _try_again(exc: OperationalError) -> bool:
-    """Whether a transaction was ended for another's sake: a deadlock or a serialization failure."""
-    return getattr(exc.orig, "sqlstate", None) in ("40P01", "40001")
 
 
 def _enter(connection: Connection, entry: Entry, refused: Refused | None) -> tuple[Admission, str]:
@@ -206,7 +201,8 @@ def _limits(entry: Entry, sender: Sender) -> list[Limit]:
 
 
 def _note_refusal(connection: Connection, entry: Entry, sender: Sender, request_id: uuid.UUID, refused: Refused) -> None:
-    """Tell somebody who is not looking at a page; of a full limit, once in its window. A failed policy is the operator's."""
+    """Tell somebody who is not looking at a page: of a limit that is used, once in its window; always if it is the message
+    that is too large, because another may be accepted. A failed policy is the operator's."""
     message, need = entry.intake.message, refused.need
     if need is not None and need.limit.subject.startswith("person:"):
         # Somebody who wrote for the first time was registered in the transaction that was rolled back, by another id.
@@ -224,10 +220,13 @@ def _note_refusal(connection: Connection, entry: Entry, sender: Sender, request_
                 "created_at": entry.at,
             },
         )
-    first = need is not None and holds.notice_once(connection, need, entry.at)
-    if need is not None and need.limit.window is not Window.REQUEST:
-        entry.told = warnings.refused(connection, sender.person_id, sender.organization_id, need, entry.at)
-    if message is None or (need is not None and not first):
+    elif not need.alone and need.limit.window is not Window.REQUEST:
+        counter = holds.refused(connection, need)
+        entry.told = warnings.refused(connection, sender.person_id, sender.organization_id, need, counter, entry.at)
+        # A page shows each refusal; only a message that is not answered counts on having been told before.
+        if message is not None and not holds.notice_once(connection, need, sender.person_id, entry.at):
+            return
+    if message is None:
         return
     entry.deliveries.append(
         incoming.reply(connection, message, refused.message, DeliveryKind.NOTICE, sender.person_id, request_id, entry.at)
@@ -258,7 +257,8 @@ def _conversation(connection: Connection, entry: Entry, sender: Sender) -> uuid.
         return sender.conversation_id
     if connection.dialect.name != "sqlite" and not intake.new_conversation:
         # Two first messages at once must not start two conversations: the second waits here and finds the first's.
-        connection.execute(select(Person.id).where(Person.id == sender.person_id).with_for_update())
+        # Without the key: whoever writes a message to this person, and holds a counter that this one needs, does not wait.
+        connection.execute(select(Person.id).where(Person.id == sender.person_id).with_for_update(key_share=True))
         again = senders.by_id(connection, sender.person_id, None, intake.token_id)
         if again is not None and again.conversation_id is not None:
             return again.conversation_id

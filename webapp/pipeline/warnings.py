@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
 from webapp import queues
-from webapp.contracts.channels import DeliveryStatus
+from webapp.contracts.channels import Channel, DeliveryStatus
 from webapp.contracts.events import QuotaEvent
+from webapp.contracts.segments import fit
 from webapp.extensions import current_settings, queue_redis, table_of
 from webapp.models import Delivery, DeliveryKind, Direction, LimitCounter, Membership, Organization, Person, PersonRole
 from webapp.models.columns import new_id
@@ -32,9 +33,9 @@ _counter = table_of(LimitCounter)
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What there is to do after the commit. `note` goes along with the answer to somebody who is not looking at a page."""
+    """What there is to do after the commit. `notes` go along with the answer to somebody who is not looking at a page."""
 
-    note: str = ""
+    notes: tuple[str, ...] = ()
     deliveries: tuple[uuid.UUID, ...] = ()
     events: tuple[QuotaEvent, ...] = ()
 
@@ -61,7 +62,7 @@ class _Place:
 
 
 def tell(connection: Connection, row: Any, counters: Sequence[Counter], at: datetime) -> Told:
-    """Tell of the counters that the end of a request (its row) has raised over a mark."""
+    """Tell of the counters that the end of a request (its row) has raised over a mark, in windows that still run."""
     marks = current_settings().warned_percents
     raised = [counter for counter in counters if _may_tell(counter, marks)]
     if not raised:
@@ -71,6 +72,9 @@ def tell(connection: Connection, row: Any, counters: Sequence[Counter], at: date
     deliveries: list[uuid.UUID] = []
     events: list[QuotaEvent] = []
     for counter in raised:
+        resets_at = bounds(counter.window, counter.starts_at, place.time_zone)[1]
+        if resets_at <= at:
+            continue
         percent = _reached(connection, counter, place.percents if _shared(counter.subject) else marks)
         if not percent:
             continue
@@ -78,29 +82,69 @@ def tell(connection: Connection, row: Any, counters: Sequence[Counter], at: date
         if _of_person(counter.subject):
             notes.append(text)
         deliveries += _tell_managers(connection, place, counter.subject, percent, text, row.person_id, at)
-        resets_at = bounds(counter.window, counter.starts_at, place.time_zone)[1]
         label = words.counter_label(counter.name, counter.dimension)
         events.append(_event(counter.subject, label, counter.maximum, resets_at, percent, row.person_id, place.id))
-    return Told(" ".join(notes[:1]), tuple(deliveries), tuple(events))
+    return Told(tuple(notes), tuple(deliveries), tuple(events))
 
 
-def refused(connection: Connection, person_id: uuid.UUID, organization_id: uuid.UUID, need: Need, at: datetime) -> Told:
-    """Tell of a limit that had no room for a request, unless everybody was told that it is used up."""
-    limit = need.limit
-    where = (
-        _counter.c.subject == limit.subject,
-        _counter.c.name == limit.name,
-        _counter.c.period == limit.window.value,
-        _counter.c.starts_at == need.starts_at,
-        _counter.c.warned_percent < _FULL,
-    )
-    if not connection.execute(update(_counter).where(*where).values(warned_percent=_FULL)).rowcount:
+def beside(body: str, notes: tuple[str, ...], channel: Channel | None) -> tuple[str, tuple[str, ...]]:
+    """A message with the notes that its channel has room for, and the others."""
+    left = []
+    for note in notes:
+        longer = f"{body}\n\n{note}"
+        if channel is not None and fit(longer, channel.max_chars) == longer:
+            body = longer
+        else:
+            left.append(note)
+    return body, tuple(left)
+
+
+def by_themselves(
+    connection: Connection, request_id: uuid.UUID, row: Any, told: Told, notes: tuple[str, ...], at: datetime
+) -> Told:
+    """Let the notes that no answer carries go to whoever sent the request (its row) in messages of their own, if it came as
+    one."""
+    if not notes or row.reply_channel is None:
+        return told
+    channel = current_registry().channels.get(row.reply_channel)
+    messages: list[dict[str, Any]] = []
+    while notes:
+        body, notes = beside(notes[0], notes[1:], channel)
+        messages.append(
+            {
+                "id": new_id(),
+                "channel": row.reply_channel,
+                "medium": channel.medium if channel else row.channel,
+                "direction": Direction.OUT,
+                "kind": DeliveryKind.NOTICE,
+                "request_id": request_id,
+                "person_id": row.person_id,
+                "address": row.reply_to,
+                "our_address": row.reply_from or "",
+                "body": fit(body, channel.max_chars) if channel else body,
+                "status": DeliveryStatus.PENDING,
+                "created_at": at,
+                "updated_at": at,
+            }
+        )
+    connection.execute(insert(Delivery), messages)
+    return replace(told, deliveries=(*told.deliveries, *(message["id"] for message in messages)))
+
+
+def refused(
+    connection: Connection, person_id: uuid.UUID, organization_id: uuid.UUID, need: Need, counter: Counter, at: datetime
+) -> Told:
+    """Tell of a limit that had no room for a request, if all of it is used or held and nobody was told so. While something of
+    it is left, a smaller request may be accepted: who is refused is told, but no manager."""
+    if counter.maximum <= 0 or counter.used + counter.held < counter.maximum or counter.warned_percent >= _FULL:
         return NOTHING
+    _mark(connection, counter, _FULL)
+    limit = need.limit
     place = _place(connection, organization_id)
     text = words.limit_reached(need)
     deliveries = _tell_managers(connection, place, limit.subject, _FULL, text, person_id, at)
     event = _event(limit.subject, limit.label, limit.maximum, need.resets_at, _FULL, person_id, organization_id)
-    return Told("", tuple(deliveries), (event,))
+    return Told((), tuple(deliveries), (event,))
 
 
 def _event(
@@ -150,6 +194,11 @@ def _reached(connection: Connection, counter: Counter, marks: Sequence[int]) -> 
     if not mark and not _shared(counter.subject):
         return 0
     # Also without a mark, for an organization: the next request need not ask for its marks again.
+    _mark(connection, counter, percent)
+    return mark
+
+
+def _mark(connection: Connection, counter: Counter, percent: int) -> None:
     key = (
         _counter.c.subject == counter.subject,
         _counter.c.name == counter.name,
@@ -157,7 +206,6 @@ def _reached(connection: Connection, counter: Counter, marks: Sequence[int]) -> 
         _counter.c.starts_at == counter.starts_at,
     )
     connection.execute(update(_counter).where(*key).values(warned_percent=percent))
-    return mark
 
 
 def _place(connection: Connection, organization_id: uuid.UUID) -> _Place:

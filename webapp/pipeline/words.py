@@ -52,6 +52,8 @@ def limit_reached(need: Need, operation: str = "chat") -> str:
     limit = need.limit
     if limit.window is Window.REQUEST:
         return f"This may cost more than the {amount(limit.dimension, limit.maximum)} {limit.label} that one request may."
+    if limit.maximum == 0:
+        return f"Your limit of {limit.label} is 0 in this {limit.window.value}."
     when = _moment(need.resets_at, need.time_zone)
     label = limit.label.removesuffix("s") if limit.maximum == 1 else limit.label
     most = amount(limit.dimension, limit.maximum)

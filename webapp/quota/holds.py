@@ -7,6 +7,7 @@ named in the same order, so two requests cannot wait for each other.
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,9 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection
 
-from webapp.contracts.limits import Dimension, Limit, Window
-from webapp.models.quotas import LimitCounter
+from webapp.contracts.limits import KEY_CHARS, Dimension, Limit, Window
 from webapp.quota.windows import bounds
 
 
@@ -32,10 +32,15 @@ class Need:
     resets_at: datetime
     time_zone: str
 
+    @property
+    def alone(self) -> bool:
+        """Whether the request is too large by itself, whatever was used: a smaller one may fit."""
+        return 0 < self.limit.maximum < self.amount
+
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """A counter as it stands after something was settled on it."""
+    """A counter as it stands after something was settled on it, or refused by it."""
 
     subject: str
     name: str
@@ -68,12 +73,27 @@ def _bounds(window: Window, at: datetime, time_zone: str) -> tuple[datetime, dat
 
 # Written by hand, and given to the driver as they are: compiling a many-row INSERT anew each time, and typing each value and
 # row, costs more than running it (one limit on SQLite: 43 % of two bare updates through SQLAlchemy's layers, 68 % without).
-_TAKE = """
-INSERT INTO limit_counter (subject, name, period, starts_at, dimension, maximum, used, held) VALUES {rows}
+# Of a number that was raised, people are told again when they come near it.
+_APPLY = """maximum = excluded.maximum,
+noticed_at = CASE WHEN excluded.maximum > limit_counter.maximum THEN NULL ELSE limit_counter.noticed_at END,
+warned_percent = CASE WHEN excluded.maximum > limit_counter.maximum THEN 0 ELSE limit_counter.warned_percent END"""
+_TAKE = f"""
+INSERT INTO limit_counter (subject, name, period, starts_at, dimension, maximum, used, held) VALUES {{rows}}
 ON CONFLICT (subject, name, period, starts_at) DO UPDATE
-SET held = limit_counter.held + excluded.held, maximum = excluded.maximum
+SET held = limit_counter.held + excluded.held, {_APPLY}
 WHERE limit_counter.used + limit_counter.held + excluded.held <= excluded.maximum
 RETURNING subject, name, period
+"""  # noqa: S608 - no value is put in
+_REFUSE = f"""
+INSERT INTO limit_counter (subject, name, period, starts_at, dimension, maximum, used, held) VALUES {{rows}}
+ON CONFLICT (subject, name, period, starts_at) DO UPDATE SET {_APPLY}
+RETURNING subject, name, period, starts_at, dimension, used, held, maximum, warned_percent
+"""  # noqa: S608 - no value is put in
+_NOTICE = """
+INSERT INTO limit_counter (subject, name, period, starts_at, dimension, maximum, used, held, noticed_at) VALUES {rows}
+ON CONFLICT (subject, name, period, starts_at) DO UPDATE SET maximum = excluded.maximum, noticed_at = excluded.noticed_at
+WHERE limit_counter.noticed_at IS NULL OR excluded.maximum <> limit_counter.maximum
+RETURNING name
 """
 _HOLD = """
 INSERT INTO hold (request_id, subject, name, period, starts_at, dimension, amount, provider) VALUES {rows}
@@ -106,6 +126,8 @@ RETURNING subject, name, period, starts_at, dimension, amount
 """
 _ROWS = {
     _TAKE: "({m}, {m}, {m}, {m}, {m}, {m}, 0, {m})",
+    _REFUSE: "({m}, {m}, {m}, {m}, {m}, {m}, 0, 0)",
+    _NOTICE: "({m}, {m}, {m}, {m}, {m}, {m}, 0, 0, {m})",
     _HOLD: "({m}, {m}, {m}, {m}, {m}, {m}, {m}, {m})",
     _SETTLE: "({m}, {m}, {m}, {m}, {m}, 0, {m}, {m})",
 }
@@ -256,9 +278,11 @@ def settle(
     for counter, (spent, amount) in sums.items():
         values += (*counter, spent, amount)
     rows = connection.exec_driver_sql(_statement(_SETTLE, driver.mark, len(sums)), tuple(values)).all()
-    return [
-        Counter(row[0], row[1], Window(row[2]), driver.read_moment(row[3]), Dimension(row[4]), *tuple(row)[5:]) for row in rows
-    ]
+    return [_counter(driver, row) for row in rows]
+
+
+def _counter(driver: _Driver, row: Any) -> Counter:
+    return Counter(row[0], row[1], Window(row[2]), driver.read_moment(row[3]), Dimension(row[4]), *tuple(row)[5:])
 
 
 def note(connection: Connection, request_id: uuid.UUID, used: Use, at_providers: Mapping[str, Use]) -> None:
@@ -296,23 +320,29 @@ def give_back(connection: Connection, request_id: uuid.UUID, at: datetime, *, by
     settle(connection, request_id, {}, at, by=by, why=why)
 
 
-def notice_once(connection: Connection, refused: Need, at: datetime) -> bool:
-    """True for the first refusal by a limit in its window: that one is told to the person, the others are not."""
-    limit = refused.limit
-    if limit.window is Window.REQUEST:
-        return True
-    counter = LimitCounter.__table__
-    key = {
-        "subject": limit.subject,
-        "name": limit.name,
-        "period": limit.window.value,
-        "starts_at": refused.starts_at,
-    }
-    # A limit smaller than a single request has no counter yet.
+def refused(connection: Connection, need: Need) -> Counter:
+    """The counter of a limit that had no room for a need, which from here on goes by the number that refused it."""
     driver = _DRIVERS[connection.dialect.name]
-    moment = driver.moment(refused.starts_at)
-    values = (limit.subject, limit.name, limit.window.value, moment, limit.dimension.value, 0, 0)
-    connection.exec_driver_sql(_statement(_SETTLE, driver.mark, 1), values)
-    where = [counter.c[column] == value for column, value in key.items()]
-    done = connection.execute(update(LimitCounter).where(*where, counter.c.noticed_at.is_(None)).values(noticed_at=at))
-    return done.rowcount == 1
+    values = (*_key(driver, need), need.limit.maximum)
+    return _counter(driver, connection.exec_driver_sql(_statement(_REFUSE, driver.mark, 1), values).one())
+
+
+def notice_once(connection: Connection, need: Need, person_id: uuid.UUID, at: datetime) -> bool:
+    """True for the first refusal of a person by a limit in its window, and the first by another number: that one is told to
+    them, the others are not. A person's own limit keeps that with its counter; of others each person has a row of their own,
+    in which nothing is counted."""
+    limit = need.limit
+    subject, name = limit.subject, limit.name
+    if subject != f"person:{person_id}":
+        subject, name = notices_of(person_id), f"{subject} {name}"
+        if len(name) > KEY_CHARS:
+            name = hashlib.sha256(name.encode()).hexdigest()
+    driver = _DRIVERS[connection.dialect.name]
+    key = (subject, name, *_key(driver, need)[2:])
+    values = (*key, limit.maximum, driver.moment(at))
+    return connection.exec_driver_sql(_statement(_NOTICE, driver.mark, 1), values).first() is not None
+
+
+def notices_of(person_id: uuid.UUID) -> str:
+    """The subject under which is kept of which limits that are not their own a person was told."""
+    return f"told:{person_id}"

@@ -15,7 +15,8 @@ def bounds(window: Window, at: datetime, time_zone: str) -> tuple[datetime, date
     Hours are counted in UTC offset by the zone's minutes, so that the hour in which clocks go back has two windows; days and
     months begin at local midnight, and where that midnight is skipped by daylight saving, at the first moment after it.
     """
-    return _bounds(window, at.astimezone(UTC).replace(minute=at.minute // 15 * 15, second=0, microsecond=0), time_zone)
+    at = at.astimezone(UTC)
+    return _bounds(window, at.replace(minute=at.minute // 15 * 15, second=0, microsecond=0), time_zone)
 
 
 # Every zone's offset is a whole number of quarter hours, so all moments of one quarter hour have the same windows.

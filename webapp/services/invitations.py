@@ -3,7 +3,9 @@
 The link is the proof: 256 random bits, of which only the SHA-256 is kept with the invitation, so that it is shown once, to
 whoever invites, and goes out by a channel that carries it. Whoever opens it joins as the person they are signed in as, or as
 somebody new with the address of the invitation. Where that address is somebody's already, only signing in will do: otherwise
-whoever sends invitations could take over the accounts of those they send them to.
+whoever sends invitations could take over the accounts of those they send them to. For the same reason a phone number is invited
+only where a text message carries the link: who texts is known by the number, and whoever joined with somebody else's would read
+what they text. An invitation opens nothing any more once whoever made it may not make it any more.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import hashlib
 import secrets
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from sqlalchemy import select, update
@@ -24,7 +26,7 @@ from webapp.contracts.channels import Channel, DeliveryStatus
 from webapp.contracts.errors import BadInput, Conflict, NotAllowed, NotFound
 from webapp.contracts.events import PersonEvent
 from webapp.contracts.texts import clean
-from webapp.extensions import current_settings, now, queue_redis, reading, writing_session
+from webapp.extensions import current_settings, now, queue_redis, reading, retries, writing_session
 from webapp.models import Delivery, DeliveryKind, Direction, Identity, Invitation, Organization, Person, PersonRole
 from webapp.models.columns import new_id
 from webapp.registry import current_registry
@@ -46,7 +48,7 @@ class Gone(Conflict):
 
 @dataclass(frozen=True, slots=True)
 class InvitationView:
-    """A line of the list. `state` is open, accepted, revoked or expired."""
+    """A line of the list. `state` is open, accepted, revoked, expired, or void: whoever made it may not make it any more."""
 
     id: uuid.UUID
     medium: str
@@ -60,17 +62,20 @@ class InvitationView:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """An invitation with its link, which cannot be read again. `sent_by` is the channel that carries it, '' for none."""
+    """An invitation with its link, which cannot be read again. `sent_by` is the channel that carries it, '' for none. A link
+    that is carried is for whom it is sent to: it is shown to administrators of the installation only (`house`)."""
 
     invitation: InvitationView
     link: str
     sent_by: str
+    house: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
     """An open invitation, for whoever has its link. `known` means that the address belongs to somebody already."""
 
+    organization_id: uuid.UUID
     organization: str
     role: PersonRole
     medium: str
@@ -121,6 +126,7 @@ def resend(actor: Actor, organization_id: uuid.UUID, invitation_id: uuid.UUID, l
         _unspent(invitation)
         if not place.organization.active:
             raise Conflict(f"{place.organization.name} is closed: nobody can join it now.")
+        invitation.invited_by = actor.person_id
         invitation.digest = digest(token)
         invitation.expires_at = now() + timedelta(days=current_settings().invitation_days)
         audit(session, actor, "invitation.resend", f"invitation:{invitation.id}", organization_id, _told(invitation))
@@ -155,7 +161,13 @@ def rows(actor: Actor, organization_id: uuid.UUID, before: uuid.UUID | None = No
         query = query.where(Invitation.id < before)
     with reading() as connection, Session(bind=connection) as session:
         acting(session, actor, organization_id, PersonRole.MANAGER)
-        return [_view(invitation, _called(person)) for invitation, person in session.execute(query)]
+        views = [(invitation, _view(invitation, _called(person))) for invitation, person in session.execute(query)]
+        asked = {(each.invited_by, each.role): each for each, view in views if view.state == "open"}
+        void = {key for key, each in asked.items() if key[0] is not None and not _still_may(session, key[0], each)}
+        return [
+            replace(view, state="void") if view.state == "open" and (each.invited_by, each.role) in void else view
+            for each, view in views
+        ]
 
 
 def latest(actor: Actor, organization_id: uuid.UUID, address: str) -> uuid.UUID | None:
@@ -178,6 +190,7 @@ def look(token: str) -> Offer:
         invitation, organization = _open(session, token)
         inviter = session.get(Person, invitation.invited_by) if invitation.invited_by else None
         return Offer(
+            organization.id,
             organization.name,
             PersonRole(invitation.role),
             invitation.medium,
@@ -188,6 +201,7 @@ def look(token: str) -> Offer:
         )
 
 
+@retries
 def accept(token: str, person_id: uuid.UUID) -> uuid.UUID:
     """Join as somebody who is signed in, and go on there; the organization's id. A member who has a lower role gets the one of
     the invitation. `NotFound`, `Gone`."""
@@ -314,7 +328,19 @@ def _open(session: Session, token: str) -> tuple[Invitation, Organization]:
         raise Gone(f"This invitation has expired. {again}")
     if not organization.active:
         raise Gone("This organization is closed: nobody can join it now.")
+    if invitation.invited_by is not None and not _still_may(session, invitation.invited_by, invitation):
+        raise Gone("Whoever invited you may not do so any more. Ask somebody who administers the organization for a new one.")
     return invitation, organization
+
+
+def _still_may(session: Session, inviter: uuid.UUID, invitation: Invitation) -> bool:
+    """Whether somebody could make an invitation as they made it: else who was removed would come back by one of their own."""
+    try:
+        place = acting(session, Actor.person(inviter), invitation.organization_id, PersonRole.MANAGER)
+        _may_invite(place, PersonRole(invitation.role))
+    except (NotFound, NotAllowed):
+        return False
+    return True
 
 
 def _take(session: Session, invitation: Invitation, person_id: uuid.UUID) -> None:
@@ -345,7 +371,9 @@ def _sent(session: Session, invitation: Invitation, place: Place, link: str, inv
     name = place.organization.name
     body = f"{inviter or 'Switchhook'} invites you to {name}. Join here: {link}"
     if channel is None or len(body) > channel.max_chars:
-        return Made(view, link, ""), None
+        if invitation.medium == SMS and not place.house:
+            raise BadInput("address", "No text message can be sent from here to carry the link: invite an e-mail address.")
+        return Made(view, link, "", place.house), None
     at = now()
     delivery = Delivery(
         id=new_id(),
@@ -361,7 +389,7 @@ def _sent(session: Session, invitation: Invitation, place: Place, link: str, inv
         updated_at=at,
     )
     session.add(delivery)
-    return Made(view, link, channel.name), delivery.id
+    return Made(view, link, channel.name, place.house), delivery.id
 
 
 def _channel(medium: str) -> Channel | None:

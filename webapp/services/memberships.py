@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from webapp.contracts.errors import BadInput, Conflict, NotAllowed, NotFound
 from webapp.contracts.texts import clean
-from webapp.extensions import now, reading, writing_session
+from webapp.extensions import now, reading, retries, writing_session
 from webapp.models import ApiToken, Identity, Membership, Organization, Person, PersonRole
 from webapp.services import organization_counts, people
 from webapp.services.organizations import CHANGED, RANK, Actor, Place, acting, audit, lock
@@ -130,6 +130,7 @@ def change_role(actor: Actor, organization_id: uuid.UUID, person_id: uuid.UUID, 
         return _members(session, select(Person.id).where(Person.id == person_id), organization_id)[0]
 
 
+@retries
 def remove(actor: Actor, organization_id: uuid.UUID, person_id: uuid.UUID) -> None:
     """End somebody's membership, and the tokens that work in this organization alone. Managers remove members, administrators
     of it everybody; all may leave by themselves."""
@@ -156,6 +157,7 @@ def remove(actor: Actor, organization_id: uuid.UUID, person_id: uuid.UUID) -> No
         audit(session, actor, "member.leave" if leaving else "member.remove", f"person:{person_id}", organization_id)
 
 
+@retries
 def switch(actor: Actor, person_id: uuid.UUID, organization_id: uuid.UUID) -> None:
     """Let a person go on in another of their organizations: themselves, or an administrator of the installation. Requests under
     way go on where they are. `NotFound` if they are not in it, `Conflict` if it is closed."""

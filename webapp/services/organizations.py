@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from webapp.contracts.errors import BadInput, Conflict, NotAllowed, NotFound
 from webapp.contracts.texts import clean
-from webapp.extensions import current_settings, now, reading, writing_session
+from webapp.extensions import current_settings, now, reading, retries, writing_session
 from webapp.models import AuditEntry, Membership, Organization, Person, PersonRole
 from webapp.services import organization_counts, people
 
@@ -263,6 +263,7 @@ def create(actor: Actor, name: str, time_zone: str = "UTC") -> OrganizationView:
         return _view(organization)
 
 
+@retries
 def change(actor: Actor, organization_id: uuid.UUID, seen: int, change: Change) -> OrganizationView:
     """Set what `change` names, for those who administer the organization. `seen` is the version that they saw.
 
