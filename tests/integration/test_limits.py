@@ -202,7 +202,7 @@ def test_an_organizations_limit_holds_for_its_members_together(place: uuid.UUID,
             ask(person)
         assert refused.value.limit == "organization's requests"
         assert refused.value.resets_at == bounds(Window.DAY, now(), "UTC")[1]
-        assert "all 2 organization's requests of this day" in refused.value.message
+        assert "Your organization's 2 requests of this day are used." in refused.value.message
     outside = add_person(phone="+15005550009", organization_id=add_organization("Elsewhere"))
     assert ask(outside).status == RequestStatus.COMPLETED
 

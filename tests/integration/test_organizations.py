@@ -562,3 +562,9 @@ def test_an_address_that_is_none_is_refused(cast: Cast, address: str) -> None:
 def test_a_link_that_was_never_made_leads_nowhere(cast: Cast, token: str) -> None:
     with pytest.raises(NotFound):
         invitations.look(token)
+
+
+def test_two_organizations_cannot_have_one_name(app: Flask) -> None:
+    organizations.create(OPERATOR, "Acme")
+    with pytest.raises(Conflict, match="called ACME already"):
+        organizations.create(OPERATOR, "ACME")

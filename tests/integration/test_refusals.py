@@ -110,7 +110,7 @@ def test_everybody_whom_a_shared_limit_refuses_is_told_once(heard: list[QuotaEve
         ask(1, sender)
     assert len(bodies(ALICE, "notice")) == 1
     assert len(bodies(BOB)) == 1
-    assert "your 1 organization's request of this month" in bodies(BOB)[0]
+    assert "Your organization's 1 request of this month is used." in bodies(BOB)[0]
     assert [event.percent for event in heard] == [100]
     assert len(sent(BOSS)) == 1
     assert_books_agree()

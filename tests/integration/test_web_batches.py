@@ -176,13 +176,16 @@ def test_pause_go_on_and_cancel_which_asks_once(site: Site) -> None:
         feed()
     paused = alice.post(f"{place}/pause", follow_redirects=True).text
     assert "Go on" in paused
-    assert "is paused" in alice.post(f"{place}/pause", follow_redirects=True).text
+    twice = alice.post(f"{place}/pause", follow_redirects=True).text
+    assert "Go on" in twice
+    assert "Nothing was changed" not in twice
     alice.post(f"{place}/resume")
     asked = alice.get(f"{place}?cancel=1").text
     assert "Cancel this batch?" in asked
     assert "charged for what was" in asked
     cancelled = alice.post(f"{place}/cancel", follow_redirects=True).text
-    assert "was cancelled" in alice.post(f"{place}/cancel", follow_redirects=True).text
+    assert "Nothing was changed" not in alice.post(f"{place}/cancel", follow_redirects=True).text
+    assert "was cancelled. Nothing was changed" in alice.post(f"{place}/resume", follow_redirects=True).text
     assert re.search(r"Cancelled</dt><dd>4<", cancelled)
     assert re.search(r"Not begun</dt><dd>5<", cancelled)
     assert site.newest_request().status == "cancelled"

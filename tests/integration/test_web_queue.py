@@ -294,6 +294,15 @@ def test_what_waits_for_cheaper_hours_has_no_line_of_its_own(site: Site) -> None
     assert "/wait" not in page
 
 
+def test_what_waits_to_be_tried_again_says_so(site: Site) -> None:
+    site.browser(ALICE).ask("again")
+    site.change(site.newest_request().id, not_before=later(20), started_at=later(-5))
+    page = site.browser(ALICE).get("/").text
+    assert "the next try is at" in page
+    assert "cheaper hours" not in page
+    assert "every 5s" in page
+
+
 def test_while_redis_is_away_the_chat_still_waits(make_app: Callable[..., Flask]) -> None:
     site = Site(make_app(redis_url="unix:///nowhere"))
     admin = site.admin()

@@ -112,7 +112,7 @@ def list_(who: str | None, limit: int, as_json: bool) -> None:
                 line.owner,
                 line.status,
                 line.total,
-                f"{line.counts.percent} %" if line.counts else "",
+                f"{line.counts.percent} %" if line.counts else "100 %" if line.status == "completed" else "",
                 line.created_at,
             )
             for line in lines

@@ -52,11 +52,15 @@ def _show(found: Receipt) -> None:
     house = f"; the house paid {format_microusd(found.house_microusd)}" if found.house_microusd else ""
     click.echo(f"{tokens}, {paid}{house}{'; a kept answer, which is free' if found.cached else ''}")
     if found.executions > 1:
-        click.echo(f"Begun {found.executions} times, put back to the queue {found.retries} times.")
+        click.echo(f"Begun {found.executions} times, put back to the queue {_times(found.retries)}.")
     if found.letter:
-        again = f", put back {found.letter.replays} times" if found.letter.replays else ""
+        again = f", put back {_times(found.letter.replays)}" if found.letter.replays else ""
         click.echo(f"Set aside for {found.letter.reason} ({found.letter.error_code}): {found.letter.state}{again}.")
     _show_parts(found)
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _show_parts(found: Receipt) -> None:

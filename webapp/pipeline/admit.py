@@ -240,7 +240,7 @@ def _signed_in(connection: Connection, intake: Intake) -> Sender:
     else:
         sender = senders.by_id(connection, intake.person_id, intake.conversation_id, intake.token_id)
     if sender is None or not sender.active:
-        raise NotAllowed("Your account is not active. Ask the operator to activate it.")
+        raise NotAllowed("Your account, or your organization, is not active. Ask the operator to activate it.")
     if intake.conversation_id is not None and sender.conversation_id is None:
         raise NotFound("There is no such conversation.")
     if intake.urgent and "urgent" not in sender.features:

@@ -126,23 +126,8 @@ def insert_request(
 ) -> Filed:
     """Store the request; returns what is to be held for it. Raises `Repeated` for a known idempotency key."""
     intake, message = entry.intake, entry.intake.message
-    prompt_tokens = prices.estimate_tokens(current_settings().system_prompt) + prices.estimate_tokens(entry.text)
-    prompt_tokens += PICTURE_TOKENS * len(entry.pictures)
-    earlier = sender.context_tokens if conversation_id is not None and sender.conversation_id == conversation_id else 0
-    drawing = intake.operation == IMAGES
-    alone = prompt_tokens + 3 * prices.TURN_TOKENS
-    ask = replace(
-        entry.ask,
-        plan=sender.plan,
-        organization_id=sender.organization_id,
-        input_tokens=alone + (0 if drawing else earlier),
-        output_tokens=DRAWING_TOKENS if drawing else sender.max_output_tokens,
-    )
     cap = asking.cap_microusd(limits)
-    targets = _targets(ask, entry.path)
-    # With none left it is the first again, whose limit then refuses the request.
-    targets = [each for each in targets if each.provider.name not in entry.full_at] or targets
-    target, ask = _within(cap, ask, alone, targets)
+    target, ask = _sized(entry, sender, conversation_id, cap)
     amounts = _amounts(target, ask)
     not_before = _cheaper_hours(entry, target)
     entry.waits = not_before is not None
@@ -186,6 +171,28 @@ def insert_request(
         raise Repeated
     _insert_pictures(connection, entry, sender, request_id)
     return filed
+
+
+def _sized(
+    entry: Entry, sender: Sender, conversation_id: uuid.UUID | None, cap_microusd: int | None
+) -> tuple[Target | None, Ask]:
+    """Who will probably answer, and how much that may read and write."""
+    prompt_tokens = prices.estimate_tokens(current_settings().system_prompt) + prices.estimate_tokens(entry.text)
+    prompt_tokens += PICTURE_TOKENS * len(entry.pictures)
+    earlier = sender.context_tokens if conversation_id is not None and sender.conversation_id == conversation_id else 0
+    drawing = entry.intake.operation == IMAGES
+    alone = prompt_tokens + 3 * prices.TURN_TOKENS
+    ask = replace(
+        entry.ask,
+        plan=sender.plan,
+        organization_id=sender.organization_id,
+        input_tokens=alone + (0 if drawing else earlier),
+        output_tokens=DRAWING_TOKENS if drawing else sender.max_output_tokens,
+    )
+    targets = _targets(ask, entry.path)
+    # With none left it is the first again, whose limit then refuses the request.
+    targets = [each for each in targets if each.provider.name not in entry.full_at] or targets
+    return _within(cap_microusd, ask, alone, targets)
 
 
 def _insert_pictures(connection: Connection, entry: Entry, sender: Sender, request_id: uuid.UUID) -> None:

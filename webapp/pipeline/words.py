@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from webapp.contracts.limits import Dimension, Window
+from webapp.contracts.limits import Dimension, Limit, Window
 from webapp.contracts.money import format_microusd
 from webapp.quota.holds import Counter, Need
 from webapp.quota.windows import bounds
@@ -52,20 +52,38 @@ def limit_reached(need: Need, operation: str = "chat") -> str:
     limit = need.limit
     if limit.window is Window.REQUEST:
         return f"This may cost more than the {amount(limit.dimension, limit.maximum)} {limit.label} that one request may."
+    whose, label = _whose(limit)
     if limit.maximum == 0:
-        return f"Your limit of {limit.label} is 0 in this {limit.window.value}."
+        return f"{whose.capitalize()} limit of {label} is 0 in this {limit.window.value}."
     when = _moment(need.resets_at, need.time_zone)
-    label = limit.label.removesuffix("s") if limit.maximum == 1 else limit.label
+    if limit.maximum == 1:
+        label = label.removesuffix("s")
     most = amount(limit.dimension, limit.maximum)
     what = f"{most if limit.dimension is Dimension.COST else f'{most} {label}'} of this {limit.window.value}"
     if need.amount > limit.maximum:
         if operation != "chat":
-            return f"This alone may need more than your {what}."
-        return f"This message alone needs more than your {what}. Send a shorter one."
-    if limit.dimension is Dimension.REQUESTS:
-        used = f"your {what}" if limit.maximum == 1 else f"all {what}"
-        return f"You have used {used}. You get new ones on {when}."
-    return f"There is not enough left of your {what} for this message. You get new ones on {when}."
+            return f"This alone may need more than {whose} {what}."
+        return f"This message alone needs more than {whose} {what}. Send a shorter one."
+    new = f"You get new ones on {when}." if whose == _YOUR else f"There are new ones on {when}."
+    if limit.dimension is not Dimension.REQUESTS:
+        return f"There is not enough left of {whose} {what} for this message. {new}"
+    if whose != _YOUR:
+        return f"{whose.capitalize()} {what} {'is' if limit.maximum == 1 else 'are'} used. {new}"
+    return f"You have used {f'your {what}' if limit.maximum == 1 else f'all {what}'}. {new}"
+
+
+_YOUR = "your"
+
+
+def _whose(limit: Limit) -> tuple[str, str]:
+    """Whose limit it is, and its label without saying so again."""
+    for kind, mark, whose in (
+        ("organization:", "organization's ", "your organization's"),
+        ("token:", "token's ", "this token's"),
+    ):
+        if limit.subject.startswith(kind):
+            return whose, limit.label.removeprefix(mark)
+    return _YOUR, limit.label
 
 
 _LABELS = {"cost_microusd": "spending", "content": "content generations", "sentiment": "sentiment analyses"}

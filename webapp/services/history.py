@@ -88,9 +88,15 @@ class Exchange:
 
     @property
     def waits_until(self) -> datetime | None:
-        """When it will be begun, for a request that waits for its vendor's cheaper hours; None for any other."""
+        """When it will be begun, for a request that waits for its vendor's cheaper hours, or, if it was `tried`, to be tried
+        again; None for any other."""
         waits = self.status == RequestStatus.QUEUED and self.not_before is not None and self.not_before > now()
         return self.not_before if waits else None
+
+    @property
+    def tried(self) -> bool:
+        """Whether it was begun before."""
+        return self.started_at is not None
 
     @property
     def running(self) -> bool:

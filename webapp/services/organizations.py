@@ -255,6 +255,8 @@ def create(actor: Actor, name: str, time_zone: str = "UTC") -> OrganizationView:
     name, time_zone = checked_name(name), checked_time_zone(time_zone)
     with writing_session() as session:
         for_house(session, actor)
+        if session.scalar(select(Organization.id).where(func.lower(Organization.name) == name.lower()).limit(1)):
+            raise Conflict(f"There is an organization called {name} already.")
         organization = Organization(name=name, time_zone=time_zone)
         session.add(organization)
         session.flush()

@@ -14,6 +14,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from webapp.contracts.errors import Conflict, NotFound
 from webapp.contracts.rounding import rounded_microusd
 from webapp.extensions import current_settings
+from webapp.models import BatchStatus
 from webapp.pipeline import batch_feed
 from webapp.services import batch_results, batch_views, batches
 from webapp.services.batch_files import COLUMNS_MAX, FAULTS_SHOWN, FILE_MAX_BYTES
@@ -108,7 +109,8 @@ def act(batch_id: uuid.UUID, action: str) -> ResponseReturnValue:
     except Conflict as exc:
         if errors.wants_json():
             raise
-        flash(exc.message, "bad")
+        if batch_views.view(viewer, batch_id).status != _WANTED[action]:
+            flash(exc.message, "bad")
     else:
         if action == "cancel":
             batch_feed.stop(batch_id)
@@ -141,6 +143,14 @@ _ACTIONS: dict[str, Callable[[Viewer, uuid.UUID], None]] = {
     "resume": batches.resume,
     "cancel": batches.cancel,
 }
+
+_WANTED = {
+    "confirm": BatchStatus.RUNNING,
+    "pause": BatchStatus.PAUSED,
+    "resume": BatchStatus.RUNNING,
+    "cancel": BatchStatus.CANCELLED,
+}
+"""What a batch is after each: whoever clicks twice finds it so, and is told of no fault."""
 
 
 def _viewer() -> Viewer:

@@ -12,7 +12,7 @@ from webapp.contracts.errors import BadInput, NotFound, Refusal
 from webapp.models import LetterState
 from webapp.models.jobs import REASONS
 from webapp.pipeline import replay
-from webapp.services import dead_letters
+from webapp.services import actors, dead_letters
 from webapp.web import auth, dashboard
 
 blueprint = Blueprint("dead_letters", __name__, url_prefix="/dashboard/dead-letters")
@@ -49,7 +49,8 @@ def show(request_id: uuid.UUID) -> ResponseReturnValue:
         letter = dead_letters.letter(request_id)
     except NotFound:
         abort(404)
-    return render_template("dashboard/dead_letter.html", letter=letter, meanings=REASONS)
+    by = actors.names([letter.acted_by])[letter.acted_by]
+    return render_template("dashboard/dead_letter.html", letter=letter, acted_by=by, meanings=REASONS)
 
 
 @blueprint.post("/<uuid:request_id>/replay")

@@ -104,7 +104,11 @@ def _do(owner: Owner, form: Form) -> str:
         return "The alerts were saved."
     if act == "plan" and owner.organization_id is not None:
         changed = plan_changes.change_organization(owner.organization_id, text.get("plan", ""), text.get("reason", ""), actor)
-        afresh = f" The month of {changed.restarted:,} starts afresh." if changed.restarted else ""
+        afresh = (
+            f" The month of {changed.restarted:,} {'person' if changed.restarted == 1 else 'people'} starts afresh."
+            if changed.restarted
+            else ""
+        )
         return f"The organization's plan is {changed.plan or 'none'} now.{afresh}"
     raise BadInput("do", "Load the page again, and then change it.")
 

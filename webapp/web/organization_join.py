@@ -58,7 +58,7 @@ def accept(token: str) -> ResponseReturnValue:
 
 
 def _page(token: str, offer: Offer, faults: dict[str, str] | None = None) -> str:
-    here = organizations.of_person(auth.me().id, 1) if current_user.is_authenticated else []
+    mine = organizations.of_person(auth.me().id) if current_user.is_authenticated else []
     return render_template(
         "organization/join.html",
         token=token,
@@ -66,7 +66,8 @@ def _page(token: str, offer: Offer, faults: dict[str, str] | None = None) -> str
         faults=faults or {},
         name=clean(request.form.get("name", "")).strip()[:255],
         min_chars=passwords.MIN_CHARS,
-        here=here[0] if here else None,
+        working_in=mine[0] if mine else None,
+        member_already=next((each for each in mine if each.id == offer.organization_id), None),
     )
 
 

@@ -96,7 +96,7 @@ def invitations(organization_id: uuid.UUID) -> ResponseReturnValue:
 @blueprint.post("/invitations")
 @limiter.limit("30/hour;100/day", key_func=dashboard.of_person)
 def invite(organization_id: uuid.UUID) -> ResponseReturnValue:
-    """Invite an address; the page shows the link, once."""
+    """Invite an address; where nothing carries the link, the page shows it, once."""
     place = organization.stand(organization_id, PersonRole.MANAGER)
     address = clean(request.form.get("address", "")).strip()[:254]
     try:
@@ -110,9 +110,12 @@ def invite(organization_id: uuid.UUID) -> ResponseReturnValue:
 @blueprint.post("/invitations/<uuid:invitation_id>/resend")
 @limiter.limit("30/hour;100/day", key_func=dashboard.of_person)
 def resend(organization_id: uuid.UUID, invitation_id: uuid.UUID) -> ResponseReturnValue:
-    """Give an invitation a new link; the page shows it, once."""
+    """Give an invitation a new link; where nothing carries it, the page shows it, once."""
     place = organization.stand(organization_id, PersonRole.MANAGER)
-    made = inviting.resend(organization.actor(), organization_id, invitation_id, _link)
+    try:
+        made = inviting.resend(organization.actor(), organization_id, invitation_id, _link)
+    except BadInput as exc:
+        return _invitations(place, faults={exc.field: exc.message}), 422
     return _invitations(place, made=made)
 
 

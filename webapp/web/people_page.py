@@ -12,7 +12,7 @@ from flask.typing import ResponseReturnValue
 
 from webapp.contracts.errors import BadInput, Conflict, NotFound
 from webapp.contracts.texts import clean
-from webapp.services import organizations, people_bulk, people_lists, plan_changes, plans, usage
+from webapp.services import actors, organizations, people_bulk, people_lists, plan_changes, plans, usage
 from webapp.services.people_bulk import Act, Order
 from webapp.services.people_lists import Filter
 from webapp.web import dashboard, errors, organization
@@ -123,6 +123,7 @@ def _page(person_id: uuid.UUID, text: Mapping[str, str] | None = None, faults: M
         "dashboard/person.html",
         detail=detail,
         usage=usage.usage_of(person_id, organization_id=detail.organization_id),
+        actors=actors.names(change.actor for change in detail.history),
         plans=plans.names(),
         text=text or {},
         faults=faults or {},

@@ -170,6 +170,9 @@ def moment(value: datetime) -> Markup:
     local = value.astimezone(_zone())
     today = datetime.now(local.tzinfo).date()
     text = f"{local:%H:%M}" if local.date() == today else f"{local.day} {local:%b %Y}, {local:%H:%M}"
+    if not current_user.is_authenticated:
+        # Whose zone it is cannot be known.
+        text += f" {local:%Z}"
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
         value.isoformat(timespec="seconds"), f"{local:%Y-%m-%d %H:%M:%S %Z}", text
     )
@@ -179,6 +182,11 @@ def clock(value: datetime) -> str:
     """The time of day, to the millisecond."""
     local = value.astimezone(_zone())
     return f"{local:%H:%M:%S}.{local.microsecond // 1000:03d}"
+
+
+def as_of(value: datetime) -> str:
+    """The time of day with its zone, for figures that renew themselves."""
+    return f"{value.astimezone(_zone()):%H:%M:%S %Z}"
 
 
 def asset(name: str) -> str:
@@ -200,7 +208,7 @@ def is_demo(provider: str | None) -> bool:
 def prepare(app: Flask) -> None:
     """Give the templates what they call."""
     app.jinja_env.filters.update(
-        markdown=markdown, money=format_microusd, amount=amount, seconds=seconds, moment=moment, clock=clock
+        markdown=markdown, money=format_microusd, amount=amount, seconds=seconds, moment=moment, clock=clock, as_of=as_of
     )
     app.jinja_env.globals.update(asset=asset, is_demo=is_demo)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True

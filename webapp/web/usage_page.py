@@ -28,7 +28,7 @@ _OPERATIONS = {
     "image.palette": "palettes",
     "prompt.enhance": "better prompts",
 }
-_WHOSE = {"person": "", "organization": "your organization together", "token": "this token", "other": "shared"}
+_WHOSE = {"person": "", "organization": "the whole organization", "token": "this token", "other": "shared"}
 
 
 def prepare(app: Flask) -> None:
