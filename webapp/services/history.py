@@ -16,11 +16,8 @@ from typing import Any
 from sqlalchemy import Select, and_, case, exists, func, null, or_, select
 
 from webapp.contracts.errors import NotFound
-from webapp.contracts.limits import Dimension, QuotaQuestion, Window
 from webapp.extensions import now, reading
-from webapp.models import ENDED, Conversation, LedgerEntry, LimitCounter, Person, Request, RequestStatus
-from webapp.quota.windows import bounds
-from webapp.registry import current_registry
+from webapp.models import ENDED, Conversation, LedgerEntry, Request, RequestStatus
 from webapp.routing.route import IMAGES
 from webapp.services import erasing, why
 from webapp.services.why import Why
@@ -288,49 +285,3 @@ def owns(person_id: uuid.UUID, organization_id: uuid.UUID, request_id: uuid.UUID
             Request.id == request_id, Request.person_id == person_id, Request.organization_id == organization_id
         )
         return connection.execute(query).first() is not None
-
-
-@dataclass(frozen=True, slots=True)
-class Allowance:
-    """What is used of one limit in the window that is running. Amounts are in the dimension's unit (cost: micro-dollars)."""
-
-    name: str
-    label: str
-    dimension: Dimension
-    window: Window
-    used: int
-    held: int
-    maximum: int
-    resets_at: datetime
-
-    @property
-    def left(self) -> int:
-        return max(0, self.maximum - self.used - self.held)
-
-
-def allowances(person: Person) -> list[Allowance]:
-    """What a person has used of the limits that apply to their chats now. Needs `person.plan` and `.organization` loaded."""
-    zone, at, subject = person.organization.time_zone, now(), f"person:{person.id}"
-    question = QuotaQuestion(
-        person_id=str(person.id),
-        organization_id=str(person.organization_id),
-        plan=person.plan_code,
-        plan_limits=person.plan.limits,
-        operation="chat",
-        channel="web",
-    )
-    limits = [limit for policy in current_registry().policies.values() for limit in policy.limits(question)]
-    starts = {bounds(window, at, zone)[0] for window in Window}
-    query = select(LimitCounter.name, LimitCounter.period, LimitCounter.starts_at, LimitCounter.used, LimitCounter.held).where(
-        LimitCounter.subject == subject, LimitCounter.starts_at.in_(starts)
-    )
-    with reading() as connection:
-        counted = {(row.name, row.period, row.starts_at): (row.used, row.held) for row in connection.execute(query)}
-    found = []
-    for limit in limits:
-        if limit.subject != subject:
-            continue
-        starts_at, resets_at = bounds(limit.window, at, zone)
-        used, held = counted.get((limit.name, limit.window.value, starts_at), (0, 0))
-        found.append(Allowance(limit.name, limit.label, limit.dimension, limit.window, used, held, limit.maximum, resets_at))
-    return found

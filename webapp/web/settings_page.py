@@ -9,7 +9,7 @@ from sqlalchemy import select
 from webapp.contracts.errors import BadInput
 from webapp.extensions import limiter, reading
 from webapp.models import Identity, Person
-from webapp.services import history, passwords, people, sessions
+from webapp.services import passwords, people, sessions, usage
 from webapp.web import auth
 
 blueprint = Blueprint("settings", __name__)
@@ -72,6 +72,6 @@ def _page(person: Person, faults: dict[str, str]) -> str:
         person=person,
         phones=phones,
         faults=faults,
-        allowances=history.allowances(person),
+        usage=usage.usage_of(person.id, organization_id=person.organization_id),
         min_chars=passwords.MIN_CHARS,
     )
