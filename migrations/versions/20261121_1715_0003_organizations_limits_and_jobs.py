@@ -257,6 +257,8 @@ def _columns_of_people() -> None:
         batch.add_column(sa.Column("active", sa.Boolean(), server_default=sa.true(), nullable=False))
         batch.add_column(sa.Column("version", sa.Integer(), server_default="0", nullable=False))
         batch.create_foreign_key(batch.f("fk_organization_plan_code"), "plan", ["plan_code"], ["code"])
+    op.create_index("ix_organization_plan_code", "organization", ["plan_code"])
+    op.create_index("ix_person_plan_code_id", "person", ["plan_code", "id"])
     with op.batch_alter_table("plan") as batch:
         batch.add_column(sa.Column("more_limits", sa.JSON(), server_default="[]", nullable=False))
         batch.add_column(sa.Column("features", sa.JSON(), server_default="[]", nullable=False))
@@ -344,6 +346,8 @@ def downgrade() -> None:
         batch.drop_column("features")
         batch.drop_column("more_limits")
 
+    op.drop_index("ix_person_plan_code_id", table_name="person")
+    op.drop_index("ix_organization_plan_code", table_name="organization")
     with op.batch_alter_table("organization") as batch:
         batch.drop_constraint(batch.f("fk_organization_plan_code"), type_="foreignkey")
         batch.drop_column("version")

@@ -39,6 +39,7 @@ class Organization(Base):
     """Who pays. Every installation has one, made by the first migration."""
 
     __tablename__ = "organization"
+    __table_args__ = (Index(None, "plan_code"),)
 
     id: Mapped[uuid_key]
     name: Mapped[line]
@@ -159,6 +160,7 @@ class Person(Base):
         UniqueConstraint("email"),
         CheckConstraint(one_of("role", PersonRole), name="role"),
         Index(None, "organization_id", "id"),
+        Index(None, "plan_code", "id"),
     )
 
     id: Mapped[uuid_key]
