@@ -26,6 +26,7 @@ from webapp.pipeline.claims import claim
 from webapp.pipeline.deliver import deliver
 from webapp.pipeline.execute import execute
 from webapp.pipeline.intake import Intake
+from webapp.routing import vendors
 
 PUBLIC = "https://bot.example.com"
 ALICE = "+15005550010"
@@ -48,6 +49,10 @@ def counting(monkeypatch: pytest.MonkeyPatch, engine: Engine | None = None) -> I
     if engine is None:
         engine = db.engine
         db.session.rollback()
+        # The look for changed settings, every two seconds, is not what is counted: on a slow machine it would be.
+        with monkeypatch.context() as patch:
+            patch.setattr(vendors, "LOOK_S", 3600.0)
+            vendors.look_again()
 
     def statement(_c: object, _cursor: object, sql: str, *_: object) -> None:
         counted.statements.append(" ".join(sql.split()))

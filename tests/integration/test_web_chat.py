@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -187,7 +188,8 @@ def test_a_long_wait_is_shown_in_seconds(site: Site) -> None:
     alice = site.browser(ALICE)
     alice.ask("hello")
     site.change(site.newest_request().id, created_at=datetime.now(UTC) - timedelta(seconds=42))
-    assert "Still waiting; 42 s" in alice.get("/").text
+    # A slow machine takes some of them to make the page.
+    assert re.search(r"Still waiting; (4[2-9]|5\d) s", alice.get("/").text)
 
 
 def test_the_part_of_an_exchange_tells_the_script_whether_it_has_ended(site: Site) -> None:
