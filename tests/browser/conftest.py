@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from playwright.sync_api import BrowserContext, ConsoleMessage, Page
+from playwright.sync_api import BrowserContext, ConsoleMessage, Page, expect
 from werkzeug.serving import make_server
 
 from tests.conftest import ADMIN_PASSWORD
@@ -28,6 +28,9 @@ _QUIET = (
     "--no-first-run",
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
 )
+
+# Two browsers and two web servers share two cores: what a quick machine shows in half a second may take ten.
+expect.set_options(timeout=15_000)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -120,7 +123,7 @@ def quiet(page: Page) -> Iterator[Watched]:
 @pytest.fixture
 def signed_in(live: Live, context: BrowserContext, page: Page) -> Callable[..., Page]:
     """Opens the site as a new person with an e-mail, or as the administrator."""
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(30_000)
 
     def open_as(email: str = "alice@example.com", **person: Any) -> Page:
         if email != ADMIN:

@@ -28,7 +28,7 @@ def site(openai: FakeOpenAI, live: Live) -> Live:
 def without_scripts(site: Live, browser: Browser) -> Iterator[Page]:
     """The administrator's page in a browser that runs no scripts."""
     context = browser.new_context(java_script_enabled=False)
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(30_000)
     page = context.new_page()
     page.goto(site.address)
     page.get_by_label("E-mail").fill(ADMIN)
