@@ -99,11 +99,20 @@ def test_a_stranger_gets_no_reply_where_only_known_numbers_are_served(
 
 def test_a_request_that_fails_is_reported_with_exit_code_1(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SWITCHHOOK_CHAT_MODEL", "nobody/at-all")
+    monkeypatch.setenv("SWITCHHOOK_JOB_RETRIES", "0")
     with operator.worker():
         result = operator("sms", "simulate", "--from", SENDER, "hello")
     assert result.exit_code == 1
     assert "The assistant" in result.stdout
     assert "switchhook doctor" in result.stderr
+
+
+def test_a_request_that_is_tried_again_later_is_not_waited_for(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWITCHHOOK_CHAT_MODEL", "nobody/at-all")
+    with operator.worker():
+        result = operator("sms", "simulate", "--from", SENDER, "hello")
+    assert result.exit_code == 1
+    assert "It failed (provider_unavailable) and is tried again at" in result.output
 
 
 def test_without_redis_nothing_is_stored_and_it_says_how_to_start(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:

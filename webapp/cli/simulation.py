@@ -94,7 +94,7 @@ def simulate(sender: str, text: str, timeout_s: float) -> Simulated:
     while True:
         incoming, request, outgoing = _look(message, arrived)
         result.ended = (request is None or request.status in ENDED) and all(d.status in _FINAL for d in outgoing)
-        if result.ended or time.monotonic() - began > timeout_s:
+        if result.ended or _put_off(request) or time.monotonic() - began > timeout_s:
             break
         time.sleep(POLL_S)
     result.time_s = round(time.monotonic() - began, 3)
@@ -106,6 +106,11 @@ def simulate(sender: str, text: str, timeout_s: float) -> Simulated:
     if incoming.person_id is not None:
         _usage(result, incoming.person_id)
     return result
+
+
+def _put_off(request: Any) -> bool:
+    """Whether a request has failed and waits to be tried again."""
+    return request is not None and request.status == RequestStatus.QUEUED and request.retries > 0
 
 
 def _look(message: InboundMessage, arrived: datetime) -> tuple[Any, Any, list[Any]]:
@@ -138,7 +143,12 @@ def _explain(result: Simulated, request: Any, outgoing: list[Any]) -> None:
     with reading() as connection:
         mine = (LedgerEntry.request_id == request.id, LedgerEntry.payer == "person", LedgerEntry.estimated)
         result.estimated = connection.execute(select(LedgerEntry.id).where(*mine).limit(1)).first() is not None
-    if not result.ended:
+    if not result.ended and _put_off(request):
+        when = f"{request.not_before:%H:%M:%S} UTC"
+        result.note = (
+            f"It failed ({request.error_code}) and is tried again at {when}: `switchhook doctor` looks for the reason."
+        )
+    elif not result.ended:
         result.note = "It is stored and will be answered later."
     elif request.status == RequestStatus.FAILED:
         result.note = f"The request failed ({request.error_code}): `switchhook doctor` looks for the reason."

@@ -66,7 +66,7 @@ def _show(result: Simulated, timeout_s: float) -> None:
     for reply in result.replies if result.ended else ():
         click.echo(clean(reply))
     if not result.ended:
-        click.secho(f"No reply within {timeout_s:g} s. {as_typed(result.note)}", fg="yellow", err=True)
+        click.secho(f"No reply within {min(timeout_s, result.time_s):g} s. {as_typed(result.note)}", fg="yellow", err=True)
     elif result.note:
         click.secho(as_typed(result.note), fg="yellow", err=True)
     if result.request_id and result.ended and (line := _figures(result)):
