@@ -111,8 +111,9 @@ class _Thread:
             step = self.chance.choice(steps)
             try:
                 self.tell(*step())
-            except Exception:
-                self.account.faults.append(f"{step.__name__}: {traceback.format_exc()[-3000:]}")
+            except Exception as exc:
+                what = getattr(exc, "orig", exc)
+                self.account.faults.append(f"{step.__name__}: {type(what).__name__}: {traceback.format_exc()[-3000:]}")
                 return
 
     def too_little(self) -> bool:
@@ -143,6 +144,7 @@ class _Thread:
     def note(self, request_id: uuid.UUID) -> tuple[str, Counter[tuple[str, str]]]:
         used = {dimension: amount // 4 for dimension, amount in _AMOUNTS.items()}
         with writing() as connection:
+            self._lock(connection, request_id)
             holds.note(connection, request_id, used, {ACME: used})
             # Whoever settled it before left nothing open.
             still = connection.execute(
@@ -160,6 +162,7 @@ class _Thread:
         said: Counter[tuple[str, str]] = Counter()
         for _ in range(self.chance.choice((1, 1, 2))):
             with writing() as connection:
+                self._lock(connection, request_id)
                 if share:
                     more = self._overdraw(connection, request_id, used)
                     ended = holds.settle(connection, request_id, more, now(), by="test", why="ended", at_providers={ACME: used})
@@ -174,6 +177,10 @@ class _Thread:
             if not ended:
                 self.tell("settled for nothing")
         return "given back" if not share else "settled", said
+
+    def _lock(self, connection: Connection, request_id: uuid.UUID) -> None:
+        """The request's row first, which whoever changes its holds has changed before."""
+        connection.execute(select(Request.id).where(Request.id == request_id).with_for_update(key_share=True))
 
     def _overdraw(self, connection: Connection, request_id: uuid.UUID, used: dict[Dimension, int]) -> dict[Dimension, int]:
         """Three times the tokens where the request's only limit of tokens may be overdrawn."""
@@ -191,6 +198,7 @@ class _Thread:
         following = {Dimension.TOKENS: _AMOUNTS[Dimension.TOKENS] + self.chance.randint(1, 60)}
         try:
             with writing() as connection:
+                self._lock(connection, request_id)
                 extend(connection, request_id, used={}, used_there={}, following=following, provider=ACME)
         except NoRoom:
             return "not topped up", None

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import pytest
 from flask import Flask
-from sqlalchemy import insert, select
+from sqlalchemy import Connection, insert, select
 
 from tests.support import add_person
 from webapp.contracts.limits import Dimension, Limit, Window
@@ -175,10 +175,16 @@ def held(request_id: uuid.UUID, dimension: Dimension = Dimension.TOKENS) -> int:
         return max(amounts, default=0)
 
 
+def lock(connection: Connection, request_id: uuid.UUID) -> None:
+    """The request's row first, which whoever changes its holds has changed before."""
+    connection.execute(select(Request.id).where(Request.id == request_id).with_for_update(key_share=True))
+
+
 def top_up(request_id: uuid.UUID, more: int, dimension: Dimension = Dimension.TOKENS) -> bool:
     following = {dimension: held(request_id, dimension) + more}
     try:
         with writing() as connection:
+            lock(connection, request_id)
             extend(connection, request_id, used={}, used_there={}, following=following, provider="")
     except NoRoom:
         return False
@@ -259,6 +265,7 @@ def test_additions_and_settlements_in_any_order_leave_nothing_held_and_nobody_wa
 
     def end(request: uuid.UUID) -> None:
         with app.app_context(), writing() as connection:
+            lock(connection, request)
             holds.settle(connection, request, {Dimension.TOKENS: 7}, now(), by="test", why="completed")
 
     def add(request: uuid.UUID) -> bool:

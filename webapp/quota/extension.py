@@ -63,6 +63,8 @@ def extend(
     `following` the most that this call may use; what earlier executions have used stands on the holds. `further` are needs by
     limits of that provider: those that the request holds already are left out. A request that has been settled holds nothing,
     and nothing is changed.
+
+    The caller has locked the request's row, as whoever settles it has: two that lock its holds in another order cannot meet.
     """
     rows = connection.execute(_open, {"request": request_id}).all()
     held = {(row.subject, row.name, row.period) for row in rows}
