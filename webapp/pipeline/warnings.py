@@ -141,7 +141,7 @@ def refused(
     _mark(connection, counter, _FULL)
     limit = need.limit
     place = _place(connection, organization_id)
-    text = words.limit_reached(need)
+    text = words.limit_full(need)
     deliveries = _tell_managers(connection, place, limit.subject, _FULL, text, person_id, at)
     event = _event(limit.subject, limit.label, limit.maximum, need.resets_at, _FULL, person_id, organization_id)
     return Told((), tuple(deliveries), (event,))

@@ -113,7 +113,17 @@ def limit_warning(counter: Counter, time_zone: str) -> str:
     when = _moment(resets_at, time_zone)
     if counter.dimension is Dimension.COST:
         return f"{used} of the {most} to spend in this {counter.window.value} are used. It starts again on {when}."
-    return f"{used} of {most} {label} of this {counter.window.value} are used. You get new ones on {when}."
+    return f"{used} of {most} {label} of this {counter.window.value} are used. There are new ones on {when}."
+
+
+def limit_full(need: Need) -> str:
+    """That nothing is left of a limit, for somebody else than whoever it limits."""
+    limit = need.limit
+    label = "to spend" if limit.dimension is Dimension.COST else _whose(limit)[1]
+    what = f"{amount(limit.dimension, limit.maximum)} {label} of this {limit.window.value}"
+    return (
+        f"All of the {what} are used, or held for what runs now. It starts again on {_moment(need.resets_at, need.time_zone)}."
+    )
 
 
 def manager_warning(organization: str, who: str, percent: int, text: str, public_url: str) -> tuple[str, str]:
