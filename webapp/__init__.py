@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flask import Flask
+from flask_openapi3 import Info, OpenAPI
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from webapp.resources import folder
@@ -14,13 +15,21 @@ __version__ = "0.1.0"
 def create_app(settings: Settings | None = None) -> Flask:
     """The application, wired: the only place that knows every part. `SetupError` says what is wrong with the settings."""
     from webapp import api, extensions, logs, web
+    from webapp.api import problems
     from webapp.registry import Registry
     from webapp.routing import guard
 
     settings = settings or read_settings()
     logs.configure(settings)
 
-    app = Flask(__name__, template_folder=str(folder("templates")))
+    app = OpenAPI(
+        __name__,
+        info=Info(title="Switchhook", version=__version__),
+        doc_ui=False,
+        validation_error_model=problems.Problem,
+        validation_error_callback=problems.of_validation,
+        template_folder=str(folder("templates")),
+    )
     app.config.update(
         SECRET_KEY=settings.load_secret_key(),
         SQLALCHEMY_DATABASE_URI=settings.effective_database_url,

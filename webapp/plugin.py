@@ -6,7 +6,19 @@ a plugin may set `SWITCHHOOK_CONTRACT = 1` at module level to be left out, with 
 
 from __future__ import annotations
 
-from webapp.contracts.calls import Finish, JsonOutput, Picture, Role, Text, TextCall, Turn, Usage
+from webapp.contracts.calls import (
+    Finish,
+    JsonOutput,
+    Picture,
+    Role,
+    Text,
+    TextCall,
+    Tool,
+    ToolCall,
+    ToolPiece,
+    Turn,
+    Usage,
+)
 from webapp.contracts.channels import (
     Channel,
     Consent,
@@ -51,6 +63,7 @@ from webapp.contracts.providers import (
 )
 from webapp.contracts.sorting import CATEGORIES, AskingCategorizer, Categorizer, Question, Sorting
 from webapp.contracts.texts import clean, mask_address
+from webapp.contracts.toolflow import ToolFlow, arguments_object
 from webapp.contracts.wire import (
     ANSWER_CHARS,
     TextFlow,
@@ -126,6 +139,10 @@ __all__ = [
     "TextFlow",
     "TextProvider",
     "TimedOut",
+    "Tool",
+    "ToolCall",
+    "ToolFlow",
+    "ToolPiece",
     "Turn",
     "Unavailable",
     "Usage",
@@ -135,6 +152,7 @@ __all__ = [
     "about_key",
     "about_length",
     "about_policy",
+    "arguments_object",
     "at_most",
     "clean",
     "error_for_network",

@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from webapp.settings_vendors import VendorSettings
+from webapp.settings_api import ApiSettings
 
 
-class WorkSettings(VendorSettings):
+class WorkSettings(ApiSettings):
     """What may be spent, who is told of it, and what becomes of work that fails."""
 
     credit_usd: float = Field(

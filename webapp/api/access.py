@@ -1,38 +1,129 @@
-"""Who calls: by a bearer token, or by the session of a browser."""
+"""Who calls: by a bearer token, or by the session of a browser; and what that opens."""
 
 from __future__ import annotations
 
-from typing import cast
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
-from flask import request
+from flask import Blueprint, current_app, g, request
 from flask_login import current_user
 
 from webapp.api.problems import Unauthorized
 from webapp.contracts.errors import NotAllowed
-from webapp.models import Person
-from webapp.services import people
+from webapp.extensions import csrf
+from webapp.models import Person, PersonRole
+from webapp.services import tokens
+from webapp.services.organizations import RANK, Actor
 
-_HOW = "Sign in, or send `Authorization: Bearer TOKEN` with a token that has one of these scopes: {}."
+F = TypeVar("F", bound=Callable[..., Any])
 
-
-def caller(*scopes: str) -> Person:
-    """The active person whose token has one of `scopes`, else whose session it is. `Unauthorized` if there is neither; a token
-    that does not open the door is not made good by a session."""
-    kind, _, token = request.headers.get("Authorization", "").partition(" ")
-    if kind:
-        found = (people.person_of_token(token.strip(), scope) for scope in scopes if kind.lower() == "bearer")
-        person = next((person for person in found if person is not None), None)
-        if person is None:
-            raise Unauthorized(_HOW.format(", ".join(scopes)))
-        return person
-    if not current_user.is_authenticated:
-        raise Unauthorized(_HOW.format(", ".join(scopes)))
-    return cast(Person, current_user._get_current_object())
+EVERYTHING = frozenset({"chat", "read", "write", "admin", "sms"})
+"""What a session opens: whatever its person may do."""
+_HOW = "Sign in, or send `Authorization: Bearer TOKEN` with a valid token."
+_SAFE = ("GET", "HEAD", "OPTIONS")
 
 
-def administrator(*scopes: str) -> Person:
-    """The same, for administrators of the installation only: `NotAllowed` for others."""
-    person = caller(*scopes)
-    if not person.is_admin:
-        raise NotAllowed("This is for administrators of the installation.")
-    return person
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, and where they work: in the token's organization, or in the one they chose. `role` is theirs there; that of
+    an administrator of the installation is ADMIN everywhere."""
+
+    person: Person
+    organization_id: uuid.UUID
+    role: PersonRole
+    scopes: frozenset[str]
+    token_id: uuid.UUID | None = None
+
+    @property
+    def id(self) -> uuid.UUID:
+        return self.person.id
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether they act as an administrator of the installation: the person is one, and the token may."""
+        return self.person.is_admin and "admin" in self.scopes
+
+    @property
+    def is_manager(self) -> bool:
+        """Whether they act as a manager of the organization that they work in."""
+        return self.is_admin or ("admin" in self.scopes and RANK[self.role] >= RANK[PersonRole.MANAGER])
+
+    @property
+    def actor(self) -> Actor:
+        """Who they are for the audit trail."""
+        return Actor.person(self.person.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a route asks for: one of these scopes, and at least this role."""
+
+    scopes: frozenset[str]
+    role: PersonRole
+
+
+def opens(*scopes: str, role: PersonRole = PersonRole.MEMBER) -> Callable[[F], F]:
+    """Mark a route, below its decorator, as open to tokens with one of `scopes` (`admin` always opens) of people with at least
+    this role: MANAGER of the organization they work in, ADMIN of the installation. Managers and administrators need the scope
+    `admin` to act as such."""
+
+    def mark(view: F) -> F:
+        view.opening = Opening(frozenset(scopes) | {"admin"}, role)  # type: ignore[attr-defined]
+        return view
+
+    return mark
+
+
+def caller() -> Caller:
+    """Whoever made the call that is being answered."""
+    return cast(Caller, g.caller)
+
+
+def guard(blueprint: Blueprint) -> None:
+    """Let nobody into the routes of a blueprint whom their `opens` does not."""
+    csrf.exempt(blueprint)
+    blueprint.before_request(_enter)
+
+
+def _enter() -> None:
+    view = current_app.view_functions[request.endpoint or ""]
+    opening = cast(Opening, getattr(view, "opening"))  # noqa: B009
+    found = identify()
+    if found is None:
+        raise Unauthorized(_HOW)
+    check(found, opening)
+
+
+def identify() -> Caller | None:
+    """Whose token came along, else whose session; None for nobody. A token that is not valid is not made good by a session:
+    `Unauthorized`. A session that changes something needs a CSRF token (`X-CSRFToken`)."""
+    if "caller" in g:
+        return cast("Caller | None", g.caller)
+    g.caller = None
+    header = request.headers.get("Authorization", "")
+    if header:
+        kind, _, token = header.partition(" ")
+        known = tokens.find(token.strip()) if kind.lower() == "bearer" else None
+        if known is None:
+            raise Unauthorized(_HOW)
+        g.caller = Caller(known.person, known.organization_id, known.role, known.scopes, known.token_id)
+    elif current_user.is_authenticated:
+        if request.method not in _SAFE:
+            csrf.protect()
+        person = cast(Person, current_user._get_current_object())
+        role = tokens.role_in(person, person.organization_id)
+        g.caller = Caller(person, person.organization_id, role, EVERYTHING)
+    return cast("Caller | None", g.caller)
+
+
+def check(found: Caller, opening: Opening) -> None:
+    """Raise `NotAllowed` where the token's scopes, or the person's role, do not open a route."""
+    if not opening.scopes & found.scopes:
+        needed = ", ".join(sorted(opening.scopes - {"admin"} or opening.scopes))
+        raise NotAllowed(f"The token does not open this: it needs the scope {needed}.")
+    if opening.role == PersonRole.ADMIN and not found.is_admin:
+        raise NotAllowed("This is for administrators of the installation, with a token that has the scope admin.")
+    if opening.role == PersonRole.MANAGER and not found.is_manager:
+        raise NotAllowed("This is for managers of the organization, with a token that has the scope admin.")

@@ -23,6 +23,7 @@ from webapp.contracts.channels import Channel
 from webapp.contracts.providers import Provider, Variable
 from webapp.registry import BUILT_IN, Registry
 from webapp.settings import ENV_FILE, Settings
+from webapp.settings_api import ApiSettings
 from webapp.settings_vendors import VendorSettings
 from webapp.settings_work import WorkSettings
 
@@ -99,7 +100,12 @@ def commands() -> Iterator[click.Context]:
 def sections() -> dict[str, dict[str, FieldInfo]]:
     """The core's settings by environment name, under the headings of `webapp/settings.py`."""
     found: dict[str, dict[str, FieldInfo]] = {}
-    for source, title in ((Settings, ""), (WorkSettings, "limits, jobs and batches"), (VendorSettings, "vendors")):
+    for source, title in (
+        (Settings, ""),
+        (WorkSettings, "limits, jobs and batches"),
+        (ApiSettings, "APIs and webhooks"),
+        (VendorSettings, "vendors"),
+    ):
         for line in inspect.getsource(source).splitlines():
             if heading := _SECTION.match(line):
                 title = heading["title"]

@@ -15,6 +15,8 @@ class Role(StrEnum):
     SYSTEM = "system"
     USER = "user"
     ASSISTANT = "assistant"
+    TOOL = "tool"
+    """What a tool gave; only in conversations that callers of the API bring along."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +28,40 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A model's wish to have a tool called. `arguments` is JSON as the model wrote it, which may be malformed."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
-    """One thing somebody said in a conversation, with the pictures that belong to it."""
+    """One thing somebody said in a conversation, with the pictures that belong to it.
+
+    An assistant's turn may ask for tools (`tool_calls`, then `text` may be ''). A tool's turn says which call it answers
+    (`tool_call_id`); `text` is what the tool gave.
+    """
 
     role: Role
     text: str
     pictures: tuple[Picture, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may ask for. `parameters` is a JSON Schema of an object, None for a function without any.
+
+    `name` has at most 64 of `A-Za-z0-9_-`. `strict` asks the vendor to hold the model to the schema, where it can.
+    """
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] | None = None
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +95,10 @@ class TextCall:
     `turns` are oldest first and end with the person's own. `max_output_tokens` caps visible and reasoning tokens together.
     `timeout_s` is what remains of the request's time; the HTTP client enforces it as a deadline over the whole call.
     `person_ref` is a one-way hash that vendors may be given for abuse reports; never a name, address or id.
+
+    `tools` are what the model may ask for; a provider whose models have none is never given any (`Capability.TOOLS`).
+    `tool_choice` is '' (the vendor's default), `auto`, `none`, `required`, or the name of the one tool it must ask for.
+    `whole` is True where nobody reads the answer before its end: a provider may then ask for it in one piece, which is cheaper.
     """
 
     request_id: str
@@ -76,6 +110,12 @@ class TextCall:
     stop: tuple[str, ...] = ()
     output: JsonOutput | None = None
     person_ref: str = ""
+    top_p: float | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str = ""
+    parallel_tools: bool | None = None
+    """Whether the model may ask for several tools at once; None: the vendor's default."""
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +123,17 @@ class Text:
     """A piece of the answer, to be shown as it comes."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolPiece:
+    """A piece of a wish to have a tool called. The first of each `index` (0, 1, …) has its `id` and `name`; the `arguments` of
+    all pieces of an index, put together, are its JSON. Yielded in order: an index is complete when the next one begins."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from webapp.contracts.calls import Text, TextCall, Usage
+from webapp.contracts.calls import Text, TextCall, ToolPiece, Usage
 from webapp.contracts.hours import Hours
 from webapp.contracts.pictures import Drawn, ImageCall, Progress
 
@@ -59,6 +59,7 @@ class Capability(StrEnum):
 
     VISION = "vision"
     JSON = "json"
+    TOOLS = "tools"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +140,9 @@ class Provider:
 class TextProvider(Provider):
     """A vendor of text models. Subclass it, set the class attributes, write `stream`, `models` and `check`."""
 
-    def stream(self, call: TextCall, http: httpx.Client) -> Iterator[Text | Usage]:
-        """Yield `Text` pieces, then exactly one `Usage`. Raises `ProviderError`; closing the generator ends the call."""
+    def stream(self, call: TextCall, http: httpx.Client) -> Iterator[Text | ToolPiece | Usage]:
+        """Yield `Text` pieces (and `ToolPiece`s, where the call has tools), then exactly one `Usage`. Raises `ProviderError`;
+        closing the generator ends the call."""
         raise NotImplementedError
 
 

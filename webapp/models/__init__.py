@@ -1,5 +1,6 @@
 """Tables, one module per aggregate, with the queries that belong to them."""
 
+from webapp.models.answers import ApiAnswer
 from webapp.models.house import AuditEntry, ErrorLog, OrganizationProvider, ProviderSetting, Revision, RouteRule
 from webapp.models.jobs import Batch, BatchRow, BatchStatus, DeadLetter, HourlyStat, LetterState, RowState
 from webapp.models.messages import Delivery, DeliveryKind, Direction, Receipt
@@ -27,10 +28,13 @@ from webapp.models.requests import (
     RequestStatus,
     unfinished,
 )
+from webapp.models.templates import Template, TemplateScope, TemplateVersion
+from webapp.models.webhooks import WebhookDelivery, WebhookEndpoint, WebhookState
 
 __all__ = [
     "ENDED",
     "PLAN_FEATURES",
+    "ApiAnswer",
     "ApiToken",
     "Attachment",
     "AttachmentKind",
@@ -67,5 +71,11 @@ __all__ = [
     "Revision",
     "RouteRule",
     "RowState",
+    "Template",
+    "TemplateScope",
+    "TemplateVersion",
+    "WebhookDelivery",
+    "WebhookEndpoint",
+    "WebhookState",
     "unfinished",
 ]

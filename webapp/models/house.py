@@ -29,6 +29,8 @@ class ErrorLog(Base):
     created_at: Mapped[created]
     resolved_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     resolution: Mapped[str | None] = mapped_column(Text)
+    """What was done about it, in the words of whoever resolved it."""
+    resolved_by: Mapped[str | None] = mapped_column(String(255))
 
 
 class AuditEntry(Base):

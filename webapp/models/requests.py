@@ -110,6 +110,13 @@ class Request(Base):
             sqlite_where=text(UNFINISHED),
             postgresql_where=text(UNFINISHED),
         ),
+        Index(
+            "ix_request_template",
+            "template_version_id",
+            "id",
+            sqlite_where=text("template_version_id IS NOT NULL"),
+            postgresql_where=text("template_version_id IS NOT NULL"),
+        ),
         UniqueConstraint("person_id", "idempotency_key", name="request_idempotency"),
     )
 
@@ -157,6 +164,10 @@ class Request(Base):
     token_id: Mapped[uuid.UUID | None] = mapped_column(Uuid, ForeignKey("api_token.id"))
     """The API token it came with."""
     batch_id: Mapped[uuid.UUID | None] = mapped_column(Uuid, ForeignKey("batch.id"))
+    template_version_id: Mapped[uuid.UUID | None] = mapped_column(Uuid, ForeignKey("template_version.id"))
+    """The version of a template that its prompt was made with."""
+    again_of_id: Mapped[uuid.UUID | None] = mapped_column(Uuid, ForeignKey("request.id"))
+    """The request of which this one is another try that somebody wanted."""
 
     queue: Mapped[word]
     priority: Mapped[int]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from webapp.contracts.calls import Turn
 from webapp.contracts.channels import InboundMessage
 
 
@@ -22,6 +23,13 @@ class Intake:
     `fresh` (no kept answer), and for pictures `width`, `height`, `seed`, `style`, `negative_prompt`, `action`. `pictures` come
     with the prompt. `may_wait` holds the request until its vendor's cheaper hours. `urgent` moves it forward, where the plan
     includes that. `allocation` is how many credits it may cost (10 to 500), None for the installation's setting.
+
+    `turns` is the whole conversation, where the door brings it along: its last turn is the person's own (or a tool's), `text`
+    is the last thing that the person said in it, nothing earlier is looked up and no conversation is kept. `attended` means that
+    the door executes it at once and hands the answer to whoever waits for it: it is never queued, and ends with its process.
+
+    `template_version_id` is the version of a template that the text was made with; `again_of_id` the person's own request of
+    which it is another try.
 
     `token_id` is the API token that it came with. A request of a batch names it and its organization: it goes to the low
     queue, belongs to no conversation, and is not stored where a limit has no room for it.
@@ -43,6 +51,10 @@ class Intake:
     token_id: uuid.UUID | None = None
     batch_id: uuid.UUID | None = None
     organization_id: uuid.UUID | None = None
+    turns: tuple[Turn, ...] = ()
+    attended: bool = False
+    template_version_id: uuid.UUID | None = None
+    again_of_id: uuid.UUID | None = None
 
 
 class Outcome(StrEnum):

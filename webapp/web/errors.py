@@ -95,12 +95,23 @@ def answer(status: int, message: str = "", *, code: str = "", **more: Any) -> Re
 
 
 def _in_form(status: int, message: str, title: str, code: str, more: dict[str, Any]) -> Response:
+    if (known := _form_of_api(status, code, message, more.get("error_id", ""))) is not None:
+        return known
     if wants_json():
         error = {"code": code, "message": message}
         return jsonify({"error": error | ({"id": more["error_id"]} if "error_id" in more else {})})
     if is_htmx():
         return _notice(render_template("errors/_notice.html", message=message, **more))
     return make_response(render_template("errors/page.html", status=status, title=title, message=message, **more))
+
+
+def _form_of_api(status: int, code: str, message: str, error_id: str = "") -> Response | None:
+    """The error as the API knows it whose address this is; None for everything else."""
+    for path, form in current_app.extensions.get("switchhook.error_forms", {}).items():
+        if request.path == path or request.path.startswith(f"{path}/"):
+            response: Response = form(status, code, message, error_id)
+            return response
+    return None
 
 
 def _notice(html: str) -> Response:
@@ -167,7 +178,9 @@ def _database_away(exc: Exception) -> Response:
     """Said without asking the database for anything, not even for who reads it."""
     reason = str(getattr(exc, "orig", None) or exc).partition("\n")[0]
     log.error("the database cannot be reached, in %s %s: %s", request.method, request.endpoint, reason)
-    if wants_json():
+    if (known := _form_of_api(503, "unavailable", _AWAY_WORDS)) is not None:
+        response = known
+    elif wants_json():
         response = jsonify({"error": {"code": "unavailable", "message": _AWAY_WORDS}})
     else:
         # `render_template` would give the template its reader, and so look for them.

@@ -1,0 +1,222 @@
+"""What every part of the REST API shares: models, areas, pages by cursor, and how a body is read."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
+
+from flask import Response, request
+from flask_openapi3 import APIBlueprint, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, StringConstraints, create_model
+
+from webapp.api import access, problems
+from webapp.api.problems import Problem
+from webapp.contracts.errors import BadInput
+
+PAGE, PAGE_MAX = 20, 100
+
+Text = Annotated[str, Strict(), StringConstraints(pattern=r"^[^\x00]*$")]
+"""A text without NUL, which PostgreSQL does not store."""
+Whole = Annotated[int, Strict()]
+Flag = Annotated[bool, Strict()]
+
+
+def _aware(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+Moment = Annotated[datetime, AfterValidator(_aware)]
+"""A moment in ISO 8601; without a zone it is UTC."""
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class ApiModel(BaseModel):
+    """What goes in or out. Unknown members are refused: a misspelled one must not be lost in silence."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    # flask-openapi3 asks for the schema of a query's model at each request, which costs more than the request.
+    @classmethod
+    def model_json_schema(cls, *args: Any, **options: Any) -> dict[str, Any]:
+        return super().model_json_schema(*args, **options) if args or options else cls._plain_schema()
+
+    @classmethod
+    @functools.cache
+    def _plain_schema(cls) -> dict[str, Any]:
+        return super().model_json_schema()
+
+
+class PageQuery(ApiModel):
+    """What every list takes."""
+
+    cursor: str | None = Field(
+        None, max_length=500, description="`next_cursor` of the page before; without it, the first page."
+    )
+    limit: int = Field(PAGE, ge=1, le=PAGE_MAX, description="How many to return at most.")
+    total: bool = Field(False, description="Whether to count all that fit, which takes time where there are many.")
+
+
+def page_of(model: type[BaseModel]) -> type[ApiModel]:
+    """The model of a page of `model`."""
+    return create_model(
+        f"{model.__name__}Page",
+        __base__=ApiModel,
+        items=(list[model], ...),  # type: ignore[valid-type]
+        next_cursor=(str | None, Field(None, description="Give it as `cursor` for the next page; null on the last one.")),
+        total=(int | None, Field(None, description="How many there are in all, where `total` was asked for.")),
+    )
+
+
+def area(name: str, title: str, description: str) -> APIBlueprint:
+    """A part of `/api` with a tag of its own. Each route says by `access.opens` who may use it."""
+    blueprint = APIBlueprint(
+        f"api_{name}",
+        __name__,
+        url_prefix="/api",
+        abp_tags=[Tag(name=title, description=description)],
+        abp_security=[{"token": []}, {"session": []}],
+        abp_responses={status: problems.response(words) for status, words in problems.COMMON.items()},
+        operation_id_callback=_operation_id,
+    )
+    access.guard(blueprint)
+    problems.prepare(blueprint)
+    return blueprint
+
+
+def _operation_id(*, name: str, path: str, method: str) -> str:  # noqa: ARG001
+    return name
+
+
+# -- answers -----------------------------------------------------------------------------------------------------------
+def answer(value: BaseModel | Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A value as JSON that no cache keeps."""
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else _plain(value)
+    response = Response(json.dumps(plain, ensure_ascii=False, separators=(",", ":")), status, mimetype="application/json")
+    response.headers["Cache-Control"] = "no-store"
+    response.headers.update(headers or {})
+    return response
+
+
+def nothing() -> Response:
+    """204: done, and there is nothing to tell."""
+    return Response(status=204, headers={"Cache-Control": "no-store"})
+
+
+def page_answer(items: Iterable[BaseModel], next_cursor: str | None, total: int | None = None) -> Response:
+    """A page of a list."""
+    return answer({"items": [item.model_dump(mode="json") for item in items], "next_cursor": next_cursor, "total": total})
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, uuid.UUID):
+        return str(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(each) for each in value]
+    return value
+
+
+# -- cursors -----------------------------------------------------------------------------------------------------------
+def make_cursor(*parts: object) -> str:
+    """A cursor of the values by which a list is ordered, of its last line. Opaque to programs."""
+    plain = [part.isoformat() if isinstance(part, datetime) else str(part) for part in parts]
+    return base64.urlsafe_b64encode(json.dumps(plain, separators=(",", ":")).encode()).decode().rstrip("=")
+
+
+def read_cursor(cursor: str | None, *kinds: Callable[[str], Any]) -> tuple[Any, ...] | None:
+    """The values in a cursor, each by its kind (`uuid.UUID`, `datetime.fromisoformat`, `str`, `int`); None without a cursor.
+    `BadInput` for one that we did not make."""
+    if cursor is None:
+        return None
+    try:
+        parts = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        if not isinstance(parts, list) or len(parts) != len(kinds) or not all(isinstance(part, str) for part in parts):
+            raise ValueError
+        return tuple(kind(part) for kind, part in zip(kinds, parts, strict=True))
+    except (ValueError, TypeError, RecursionError) as exc:
+        raise BadInput("cursor", "This is no cursor of this list: take `next_cursor` of an earlier page.") from exc
+
+
+# -- bodies ------------------------------------------------------------------------------------------------------------
+_DEEPEST = 64
+
+
+def read_json() -> Any:
+    """The body of the call as JSON, read strictly: `BadInput` for what is no JSON, has a name twice in an object, or is nested
+    more than 64 deep; None for an empty body."""
+    raw = request.get_data(cache=True)
+    if not raw:
+        return None
+    try:
+        found = json.loads(raw, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except _Twice as exc:
+        raise BadInput("body", f"The name {str(exc)[:80]!r} is twice in the same object: give it once.") from exc
+    except (ValueError, RecursionError) as exc:
+        raise BadInput("body", "The body is not JSON: send a JSON document in UTF-8.") from exc
+    if _depth(found) > _DEEPEST:
+        raise BadInput("body", f"The body is nested too deeply: at most {_DEEPEST} levels are read.")
+    return found
+
+
+class _Twice(Exception):
+    pass
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        raise _Twice(next(name for name, _ in pairs if name in seen or seen.add(name)))  # type: ignore[func-returns-value]
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(name)
+
+
+def _depth(value: object) -> int:
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        if depth > _DEEPEST:
+            break
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+            if isinstance(inner, dict | list)
+        ]
+    return depth
+
+
+__all__ = [
+    "PAGE",
+    "PAGE_MAX",
+    "ApiModel",
+    "Flag",
+    "Moment",
+    "PageQuery",
+    "Problem",
+    "Text",
+    "Whole",
+    "answer",
+    "area",
+    "make_cursor",
+    "nothing",
+    "page_answer",
+    "page_of",
+    "read_cursor",
+    "read_json",
+]
