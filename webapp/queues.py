@@ -19,6 +19,9 @@ HIGH, NORMAL, LOW = "high", "normal", "low"
 QUEUES = (HIGH, NORMAL, LOW)
 """Highest first."""
 
+NONE = "none"
+"""What an attended request says as its queue: whoever waits for the answer has it executed."""
+
 WAKE_CHANNEL = "switchhook:wake"
 """Published to after every enqueue, so that idle workers look at once instead of polling."""
 
@@ -36,6 +39,7 @@ class Task:
 
 EXECUTE = Task("execute", "webapp.jobs.tasks.execute", 120)
 DELIVER = Task("deliver", "webapp.jobs.tasks.deliver", 60)
+WEBHOOK = Task("webhook", "webapp.jobs.tasks.webhook", 180)
 
 
 def queue_for(priority: int) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from webapp.contracts.calls import ToolPiece
 from webapp.contracts.errors import Conflict, SetupError
 from webapp.contracts.pictures import Progress
 from webapp.extensions import now, reading
@@ -150,7 +151,8 @@ def _waits(request_id: uuid.UUID) -> bool:
 def _execute(taken: Claimed, shown: Shown) -> None:
     with _ctrl_c_closes(), closing(run(taken)) as pieces:  # type: ignore[type-var]
         for piece in pieces:
-            shown.piece(piece)
+            if not isinstance(piece, ToolPiece):
+                shown.piece(piece)
 
 
 @contextmanager

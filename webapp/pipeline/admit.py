@@ -89,7 +89,7 @@ def admit(intake: Intake) -> Admission:
         if intake.batch_id is not None:
             raise LimitsUnknown(words.LIMITS_UNKNOWN) from exc
         return _refuse(entry(), Refused(LimitsUnknown.code, words.LIMITS_UNKNOWN, detail=str(exc)))
-    if admission.outcome is Outcome.ACCEPTED and not first.waits:
+    if admission.outcome is Outcome.ACCEPTED and not first.waits and admission.claimed is None:
         queues.put(queue_redis(), queues.EXECUTE, [str(admission.request_id)], queue, job_timeout_s(intake.operation))
     _tell(first)
     return admission
@@ -135,6 +135,11 @@ def _ask(intake: Intake, stored: tuple[Stored, ...]) -> tuple[Ask, Route]:
     """What the route has to serve, and the route, as far as both are known before the person is. Everything that a route may
     have to read or to probe is looked at here: in the transaction, which others wait for, it goes by what is known."""
     needs = {Capability.VISION} if stored and intake.operation != IMAGES else set()
+    brought = intake.brought
+    if brought is not None and any(turn.pictures for turn in brought.turns):
+        needs.add(Capability.VISION)
+    if brought is not None and brought.tools:
+        needs.add(Capability.TOOLS)
     if intake.parameters.get("output"):
         needs.add(Capability.JSON)
     ask = Ask(
@@ -164,6 +169,7 @@ def _in_transaction(entry: Entry, refused: Refused | None) -> tuple[Admission, s
             entry.events.clear()
             entry.deliveries.clear()
             entry.told = NOTHING
+            entry.claimed = None
     raise AssertionError("unreachable")
 
 
@@ -191,7 +197,7 @@ def _enter(connection: Connection, entry: Entry, refused: Refused | None) -> tup
         _note_refusal(connection, entry, sender, request_id, refused)
     entry.events.append(("request_admitted", _request_event(entry, sender, request_id, refused)))
     outcome = Outcome.ACCEPTED if refused is None else Outcome.IGNORED
-    return Admission(outcome, request_id, conversation_id), filed.queue
+    return Admission(outcome, request_id, conversation_id, entry.claimed), filed.queue
 
 
 def _limits(entry: Entry, sender: Sender) -> list[Limit]:
@@ -236,7 +242,7 @@ def _note_refusal(connection: Connection, entry: Entry, sender: Sender, request_
 def _signed_in(connection: Connection, intake: Intake) -> Sender:
     assert intake.person_id is not None, "an intake names a person or carries a message"
     if intake.organization_id is not None:
-        sender = senders.within(connection, intake.person_id, intake.organization_id)
+        sender = senders.within(connection, intake.person_id, intake.organization_id, intake.token_id)
     else:
         sender = senders.by_id(connection, intake.person_id, intake.conversation_id, intake.token_id)
     if sender is None or not sender.active:
@@ -251,7 +257,7 @@ def _signed_in(connection: Connection, intake: Intake) -> Sender:
 def _conversation(connection: Connection, entry: Entry, sender: Sender) -> uuid.UUID | None:
     """The conversation to continue, or a new one titled by the message's beginning."""
     intake = entry.intake
-    if intake.batch_id is not None:
+    if intake.batch_id is not None or intake.attended:
         return None
     if sender.conversation_id is not None and not intake.new_conversation:
         return sender.conversation_id

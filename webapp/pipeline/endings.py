@@ -127,4 +127,4 @@ class Ending:
     @property
     def counts(self) -> int:
         """1 for a request that was answered; a kept answer is free and counts on no limit."""
-        return 1 if (self.answer or self.pictures) and not self.cached else 0
+        return 1 if (self.answer or self.pictures or self.result) and not self.cached else 0

@@ -18,9 +18,10 @@ from webapp.models import Attachment, AttachmentKind, Request, RequestStatus
 from webapp.models.columns import new_id
 from webapp.models.inserting import Inserter
 from webapp.models.senders import Sender
+from webapp.pipeline.brought import PICTURE_TOKENS
+from webapp.pipeline.claims import Claimed
 from webapp.pipeline.intake import Intake
 from webapp.pipeline.pictures import Stored
-from webapp.pipeline.text_work import PICTURE_TOKENS
 from webapp.pipeline.warnings import NOTHING, Told
 from webapp.quota import asking, credits
 from webapp.quota.holds import Need
@@ -77,6 +78,8 @@ class Entry:
     events: list[tuple[str, object]] = field(default_factory=list)
     deliveries: list[uuid.UUID] = field(default_factory=list)
     told: Told = NOTHING
+    claimed: Claimed | None = None
+    """An attended request, claimed by whoever admits it."""
 
 
 _COLUMNS = (
@@ -104,6 +107,10 @@ _COLUMNS = (
     "queue",
     "priority",
     "expires_at",
+    "attempts",
+    "claim",
+    "lease_until",
+    "started_at",
     "created_at",
     "idempotency_key",
     "reply_channel",
@@ -160,6 +167,10 @@ def insert_request(
         "queue": filed.queue,
         "priority": priority,
         "expires_at": _expires_at(entry, not_before),
+        "attempts": 0,
+        "claim": None,
+        "lease_until": None,
+        "started_at": None,
         "created_at": entry.at,
         "idempotency_key": intake.idempotency_key,
         "reply_channel": message.channel if message else None,
@@ -169,6 +180,8 @@ def insert_request(
         "error_message": refused.message if refused else None,
         "ended_at": entry.at if refused else None,
     }
+    if intake.attended and refused is None:
+        entry.claimed = _claimed(values, entry.at)
     if intake.idempotency_key is None:
         _insert(connection, [values])
     elif not _insert_once(connection, [values]):
@@ -177,21 +190,63 @@ def insert_request(
     return filed
 
 
+def _claimed(values: dict[str, Any], at: datetime) -> Claimed:
+    """The request as one that is executed from the moment it is stored."""
+    claim = new_id()
+    values |= {
+        "status": RequestStatus.PROCESSING,
+        "queue": queues.NONE,
+        "attempts": 1,
+        "claim": claim,
+        "lease_until": at + timedelta(seconds=current_settings().lease_s),
+        "started_at": at,
+    }
+    return Claimed(
+        id=values["id"],
+        claim=claim,
+        started_at=at,
+        person_id=values["person_id"],
+        organization_id=values["organization_id"],
+        conversation_id=values["conversation_id"],
+        operation=values["operation"],
+        prompt=values["prompt"],
+        parameters=values["parameters"],
+        plan_code=values["plan_code"],
+        max_input_tokens=values["max_input_tokens"],
+        max_output_tokens=values["max_output_tokens"],
+        attempt=1,
+        reply_channel=values["reply_channel"],
+        held_microusd=values["held_microusd"],
+        cancel_asked_at=None,
+        channel=values["channel"],
+        retries=0,
+        token_id=values["token_id"],
+        held_provider=values["held_provider"],
+        cap_microusd=values["cap_microusd"],
+        tokens_before=0,
+        cost_before_microusd=0,
+    )
+
+
 def _sized(
     entry: Entry, sender: Sender, conversation_id: uuid.UUID | None, cap_microusd: int | None
 ) -> tuple[Target | None, Ask]:
     """Who will probably answer, and how much that may read and write."""
-    prompt_tokens = prices.estimate_tokens(current_settings().system_prompt) + prices.estimate_tokens(entry.text)
-    prompt_tokens += PICTURE_TOKENS * len(entry.pictures)
+    brought = entry.intake.brought
+    if brought is not None:
+        alone = brought.tokens()
+    else:
+        alone = prices.estimate_tokens(current_settings().system_prompt) + prices.estimate_tokens(entry.text)
+        alone += PICTURE_TOKENS * len(entry.pictures) + 3 * prices.TURN_TOKENS
     earlier = sender.context_tokens if conversation_id is not None and sender.conversation_id == conversation_id else 0
     drawing = entry.intake.operation == IMAGES
-    alone = prompt_tokens + 3 * prices.TURN_TOKENS
+    wanted = entry.intake.parameters.get("max_output_tokens") or sender.max_output_tokens
     ask = replace(
         entry.ask,
         plan=sender.plan,
         organization_id=sender.organization_id,
         input_tokens=alone + (0 if drawing else earlier),
-        output_tokens=DRAWING_TOKENS if drawing else sender.max_output_tokens,
+        output_tokens=DRAWING_TOKENS if drawing else min(wanted, sender.max_output_tokens),
     )
     targets = _targets(ask, entry.path)
     # With none left it is the first again, whose limit then refuses the request.

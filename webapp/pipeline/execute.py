@@ -8,10 +8,12 @@ from __future__ import annotations
 import logging
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from typing import Protocol
 
+from webapp.contracts.calls import ToolPiece
 from webapp.contracts.errors import LimitReached, ProviderError, TimedOut
 from webapp.contracts.pictures import Progress
 from webapp.contracts.segments import economical, fit
@@ -47,13 +49,32 @@ def execute(request_id: uuid.UUID) -> bool:
     return True
 
 
-def run(taken: Claimed, *, patient: bool = False) -> Iterator[str | Progress]:
+class Audience(Protocol):
+    """Whom the pieces of an answer are shown to while they come."""
+
+    def piece(self, text: str) -> bool:
+        """Show a piece. True if somebody has asked meanwhile to stop."""
+
+    def end(self, status: str) -> None:
+        """Show that the request has ended."""
+
+
+def run(
+    taken: Claimed,
+    *,
+    patient: bool = False,
+    work: Work | None = None,
+    audience: Audience | None = None,
+    note: Callable[[Ending], None] = lambda _: None,
+) -> Iterator[str | ToolPiece | Progress]:
     """Yield the answer's pieces as they come, and a picture's progress. Ends settled: also when the vendors fail, time runs
     out, or the reader goes. A `patient` execution that fails for a reason that may pass puts the request back to the queue
-    instead, as often as the settings allow."""
-    publisher = Publisher(taken.id, taken.attempt)
-    work: Work = ImageWork(taken) if taken.operation == IMAGES else TextWork(taken)
-    end = _End(taken, work, publisher, patient=patient)
+    instead, as often as the settings allow. `note` hears how it ended, once that is on the books."""
+    if audience is None:
+        audience = Publisher(taken.id, taken.attempt)
+    if work is None:
+        work = ImageWork(taken) if taken.operation == IMAGES else TextWork(taken)
+    end = _End(taken, work, audience, note, patient=patient)
     ending = _failed("internal")
     try:
         try:
@@ -63,7 +84,7 @@ def run(taken: Claimed, *, patient: bool = False) -> Iterator[str | Progress]:
                 with closing(work.pieces()) as pieces:
                     for piece in pieces:
                         # Redis says it at once, the lease's thread within seconds, should Redis be away.
-                        stopped = isinstance(piece, str) and publisher.piece(piece)
+                        stopped = isinstance(piece, str) and audience.piece(piece)
                         yield piece
                         if stopped := stopped or work.stop_asked():
                             break
@@ -94,11 +115,14 @@ def run(taken: Claimed, *, patient: bool = False) -> Iterator[str | Progress]:
 class _End:
     """The end of an execution. It takes place once, and once it has begun nothing interrupts it."""
 
-    def __init__(self, taken: Claimed, work: Work, publisher: Publisher, *, patient: bool) -> None:
+    def __init__(
+        self, taken: Claimed, work: Work, audience: Audience, note: Callable[[Ending], None], *, patient: bool
+    ) -> None:
         self._taken = taken
         self._patient = patient
         self._work = work
-        self._publisher = publisher
+        self._audience = audience
+        self._note = note
         self._begun = False
         self._settled: Settled | None = None
 
@@ -115,7 +139,8 @@ class _End:
                 if self._settled is None:
                     settle_unowned(taken.id, taken.attempt, ending)
                 elif self._settled.again_at is None:
-                    self._publisher.end(self._settled.ending.status)
+                    self._note(self._settled.ending)
+                    self._audience.end(self._settled.ending.status)
             finally:
                 lease.end(taken.claim)
 

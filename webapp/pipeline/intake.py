@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from webapp.contracts.calls import Turn
 from webapp.contracts.channels import InboundMessage
+from webapp.pipeline.brought import Brought
+from webapp.pipeline.claims import Claimed
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +25,9 @@ class Intake:
     with the prompt. `may_wait` holds the request until its vendor's cheaper hours. `urgent` moves it forward, where the plan
     includes that. `allocation` is how many credits it may cost (10 to 500), None for the installation's setting.
 
-    `turns` is the whole conversation, where the door brings it along: its last turn is the person's own (or a tool's), `text`
-    is the last thing that the person said in it, nothing earlier is looked up and no conversation is kept. `attended` means that
-    the door executes it at once and hands the answer to whoever waits for it: it is never queued, and ends with its process.
+    `brought` is the whole conversation, where the door brings it along: `text` is the last thing that the person said in it,
+    nothing earlier is looked up and no conversation is kept. `attended` means that the door executes it at once and hands the
+    answer to whoever waits for it: it is never queued, and ends with its process.
 
     `template_version_id` is the version of a template that the text was made with; `again_of_id` the person's own request of
     which it is another try.
@@ -51,7 +52,7 @@ class Intake:
     token_id: uuid.UUID | None = None
     batch_id: uuid.UUID | None = None
     organization_id: uuid.UUID | None = None
-    turns: tuple[Turn, ...] = ()
+    brought: Brought | None = None
     attended: bool = False
     template_version_id: uuid.UUID | None = None
     again_of_id: uuid.UUID | None = None
@@ -79,3 +80,5 @@ class Admission:
     outcome: Outcome
     request_id: uuid.UUID | None = None
     conversation_id: uuid.UUID | None = None
+    claimed: Claimed | None = None
+    """An attended request in the hands of whoever admitted it, to be executed by `execute.attend`."""

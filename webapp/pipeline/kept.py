@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 PREFIX = "switchhook:kept:"
 _MAX_CHARS = 200_000
-_NOT_SHAPING = frozenset({"fresh", "pictures"})
+_NOT_SHAPING = frozenset({"fresh", "pictures", "user"})
 """Parameters that do not change an answer; pictures are in the turns. An unknown parameter counts as one that does."""
 _PAGE = 500
 

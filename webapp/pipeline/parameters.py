@@ -12,8 +12,11 @@ from webapp.contracts.texts import clean
 
 SCHEMA_CHARS = 32_000
 SIDE_MIN, SIDE_MAX = 64, 4096
+STOPS_MAX, STOP_CHARS = 4, 500
+CAP_MAX = 10_000_000
 SEED_MAX = 2**32 - 2
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+_CATEGORY = re.compile(r"[a-z][a-z0-9_-]{0,39}\Z")
 _MODEL = re.compile(r"[a-z][a-z0-9_-]{0,38}(/\S{1,120})?\Z")
 
 
@@ -71,9 +74,34 @@ def _words(most: int) -> Callable[[object], str]:
     return check
 
 
+def _category(value: object) -> str:
+    fine = isinstance(value, str) and _CATEGORY.match(value)
+    return "" if fine else "must be a category, such as coding"
+
+
 def _action(value: object) -> str:
     fine = isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) and len(part) <= 2000 for part in value)
     return "" if fine else "must be a label and a token, as they came with the picture"
+
+
+def _number(least: float, most: float) -> Callable[[object], str]:
+    def check(value: object) -> str:
+        fine = type(value) in (int, float) and least <= value <= most  # type: ignore[operator]
+        return "" if fine else f"must be a number from {least:g} to {most:g}"
+
+    return check
+
+
+def _stop(value: object) -> str:
+    fine = isinstance(value, list) and len(value) <= STOPS_MAX
+    if fine and all(isinstance(text, str) and 0 < len(text) <= STOP_CHARS and clean(text) == text for text in value):  # type: ignore[attr-defined]
+        return ""
+    return f"must be at most {STOPS_MAX} texts of 1 to {STOP_CHARS} characters"
+
+
+def _cap(value: object) -> str:
+    fine = type(value) is int and 1 <= value <= CAP_MAX
+    return "" if fine else f"must be a whole number of tokens from 1 to {CAP_MAX:,}"
 
 
 _CHECKS: dict[str, Callable[[object], str]] = {
@@ -86,4 +114,10 @@ _CHECKS: dict[str, Callable[[object], str]] = {
     "style": _words(80),
     "negative_prompt": _words(2000),
     "action": _action,
+    "temperature": _number(0, 2),
+    "top_p": _number(0, 1),
+    "stop": _stop,
+    "max_output_tokens": _cap,
+    "user": _words(256),
+    "category": _category,
 }

@@ -88,6 +88,7 @@ _end = (
         _table.c.attempts,
         _table.c.started_at,
         _table.c.cost_microusd,
+        _table.c.queue,
     )
 )
 _unwanted = (
@@ -250,8 +251,10 @@ def settle_within(
     troubles = list(ending.troubles)
     if ending.status is RequestStatus.FAILED:
         troubles.append((ending.error_code or "internal", ending.error_message or "A request failed.", ending.detail))
-        last_error = ending.detail or ending.error_message
-        letters.write(connection, request_id, ending.error_code or "internal", last_error, row.attempts, at)
+        if row.queue != queues.NONE:
+            # Whoever waits for an attended request hears of its failure and asks again; what they brought along is not kept.
+            last_error = ending.detail or ending.error_message
+            letters.write(connection, request_id, ending.error_code or "internal", last_error, row.attempts, at)
     if troubles:
         errors = [
             {

@@ -19,7 +19,7 @@ from typing import TypeGuard
 import redis
 from sqlalchemy.exc import SQLAlchemyError
 
-from webapp.contracts.calls import Role, Text, TextCall, Turn, Usage
+from webapp.contracts.calls import Role, Text, TextCall, ToolPiece, Turn, Usage
 from webapp.contracts.errors import BadCredentials, LimitReached, OutOfCredit, ProviderError, RateLimited
 from webapp.contracts.sorting import AskingCategorizer, Question, Sorting
 from webapp.contracts.texts import frames
@@ -52,8 +52,12 @@ _JOB_IS_OVER = "JobTimeoutException"
 
 
 def sort(taken: Claimed) -> tuple[Sorting | None, tuple[Call, ...]]:
-    """The surest opinion, and the calls that the house paid for it."""
+    """The surest opinion, and the calls that the house paid for it. Whoever asked may have said what it is about."""
+    if said := taken.parameters.get("category"):
+        return Sorting(str(said), 1.0, 0.5), ()
     best = _quick(taken.prompt)
+    if taken.parameters.get("model"):
+        return best, ()  # the category is for the record only, and not worth a call
     if not current_settings().sort_model or (best is not None and best.confidence >= UNSURE):
         return best, ()
     until = time.monotonic() + min(TIMEOUT_S, current_settings().request_timeout_s)
@@ -198,7 +202,7 @@ def _answer(question: Question, taken: Claimed, until: float) -> tuple[str, tupl
         log.info("a request is not sorted by a model: the house has spent today's SWITCHHOOK_HOUSE_DAILY_USD")
         return "", ()
 
-    def start(target: Target, left_s: float) -> Iterator[Text | Usage]:
+    def start(target: Target, left_s: float) -> Iterator[Text | ToolPiece | Usage]:
         call = TextCall(str(taken.id), target.model, turns, output_tokens, left_s)
         yield from closable(target.text.stream(call, http.client()))
 
@@ -222,7 +226,7 @@ def _answer(question: Question, taken: Claimed, until: float) -> tuple[str, tupl
     return "".join(said) if complete else "", charged
 
 
-def _listen(calls: Calls[Text | Usage], said: list[str], until: float) -> bool:
+def _listen(calls: Calls[Text | ToolPiece | Usage], said: list[str], until: float) -> bool:
     """Collect what is said; whether it was said to its end."""
     try:
         with closing(calls.pieces()) as stream:
@@ -255,7 +259,7 @@ def _settle(room: Reservation, charged: tuple[Call, ...]) -> None:
         log.error("what sorting cost could not be counted for the house: %s", type(exc).__name__)
 
 
-def _charged(calls: Calls[Text | Usage], ask: Ask, said: str) -> tuple[Call, ...]:
+def _charged(calls: Calls[Text | ToolPiece | Usage], ask: Ask, said: str) -> tuple[Call, ...]:
     return tuple(
         charges.call_of(
             tried,

@@ -124,6 +124,11 @@ class Publisher:
         return bool(answers[1])
 
 
+def stop_asked(client: redis.Redis, request_id: uuid.UUID) -> bool:
+    """Whether somebody has asked an execution to stop. Raises `redis.RedisError`."""
+    return bool(client.exists(_cancel_key(request_id)))
+
+
 def ask_to_stop(request_id: uuid.UUID) -> None:
     """Tell the execution, wherever it runs, to stop at its next piece."""
     try:

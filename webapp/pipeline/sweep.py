@@ -108,7 +108,10 @@ def _take_over() -> tuple[int, int]:
         lost = connection.execute(_processing().where(Request.lease_until < at).limit(_BATCH)).all()
     taken_over = given_up = 0
     for row in lost:
-        if _times_lost(row.id) + 1 >= current_settings().poison_after:
+        if row.queue == queues.NONE:
+            # Whoever waited for the answer went with the process.
+            given_up += _attempted(partial(_give_up, row, at), f"give up request {row.id}")
+        elif _times_lost(row.id) + 1 >= current_settings().poison_after:
             given_up += _attempted(partial(_give_up, row, at), f"give up request {row.id}")
         elif _attempted(
             partial(_back_to_the_queue, row, "lost", "worker_lost", Request.lease_until < at), f"take over {row.id}"
@@ -129,7 +132,8 @@ def hand_back() -> int:
     """Put back what this process still executes and cannot finish because it has to end; returns how many there were."""
     with reading() as connection:
         mine = connection.execute(_processing().where(Request.claim.in_(lease.held()))).all()
-    given = [row for row in mine if _back_to_the_queue(row, "handed back", "worker_stopped", true())]
+    queued = [row for row in mine if row.queue != queues.NONE]
+    given = [row for row in queued if _back_to_the_queue(row, "handed back", "worker_stopped", true())]
     for (name, operation), ids in _by_job(given).items():
         queues.put(queue_redis(), queues.EXECUTE, map(str, ids), name, job_timeout_s(operation))
     return len(given)
@@ -183,13 +187,17 @@ def _back_to_the_queue(row: Any, outcome: str, code: str, condition: ColumnEleme
 
 
 def _give_up(row: Any, at: datetime) -> int:
+    if row.queue == queues.NONE:
+        detail = "The web process that executed it for a waiting caller has died."
+    else:
+        detail = f"The process that executed it died each time; the last one was its execution number {row.attempts}. "
+        detail += "It may be what kills them."
     ending = Ending(
         RequestStatus.FAILED,
         (Call(Used(), outcome="lost", started_at=row.started_at, error_code="worker_lost"),),
         error_code="worker_lost",
         error_message=words.failed("worker_lost"),
-        detail="The process that executed it died each time; the last one was its execution number "
-        f"{row.attempts}. It may be what kills them.",
+        detail=detail,
     )
     # Its process may have come back to life since it was found.
     dead = update(Request).where(Request.id == row.id, Request.claim == row.claim, Request.lease_until < at)

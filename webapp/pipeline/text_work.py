@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from sqlalchemy import bindparam, select
 
-from webapp.contracts.calls import JsonOutput, Picture, Role, Text, TextCall, Turn, Usage
+from webapp.contracts.calls import JsonOutput, Picture, Role, Text, TextCall, ToolCall, ToolPiece, Turn, Usage
 from webapp.contracts.errors import MalformedAnswer, Rejected, TimedOut, Unavailable
 from webapp.contracts.pictures import Progress
 from webapp.contracts.providers import Capability
@@ -19,6 +19,7 @@ from webapp.contracts.texts import clean
 from webapp.extensions import current_settings, reading, table_of
 from webapp.models import Request, RequestStatus
 from webapp.pipeline import charges, kept, pictures, sorting
+from webapp.pipeline.brought import PICTURE_TOKENS, Brought, tokens_of
 from webapp.pipeline.claims import Claimed
 from webapp.pipeline.endings import Ending
 from webapp.pipeline.work import Work
@@ -29,8 +30,10 @@ from webapp.routing.route import Ask, Route, Target
 _MAX_TURNS = 60
 _ANSWER_MAX_CHARS = 400_000
 """Far above what any output cap allows: a vendor that ignores the cap is cut off here."""
-PICTURE_TOKENS = 1_600
-"""What a picture in a prompt counts for before the vendor has counted it: the most of the vendors' usual sizes."""
+
+
+_TOOL_CALLS_MAX = 128
+_NAME_CHARS = 200
 
 
 class NothingSees(Unavailable):
@@ -40,15 +43,18 @@ class NothingSees(Unavailable):
 
 
 class TextWork(Work):
-    """A chat request."""
+    """A chat request. `brought` is the conversation that its caller brought along, None where it is looked up."""
 
-    def __init__(self, taken: Claimed) -> None:
+    def __init__(self, taken: Claimed, brought: Brought | None = None) -> None:
         super().__init__(taken)
+        self._brought = brought
         self._turns: tuple[Turn, ...] = ()
         self._said: list[str] = []
+        self._asked = _Asked()
         self._usage: Usage | None = None
         self._kept: kept.Kept | None = None
         self._output = _output(taken)
+        self._ask: Ask | None = None
 
     @property
     def text(self) -> str:
@@ -57,12 +63,29 @@ class TextWork(Work):
 
     @property
     def produced(self) -> bool:
-        return bool(self._said)
+        return bool(self._said or self._asked)
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The tools that the model asked for so far."""
+        return self._asked.calls()
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the vendor counted, once it has."""
+        return self._usage
 
     def ask(self) -> Ask:
-        needs = set()
-        if self.taken.parameters.get("pictures"):
+        if self._ask is None:
+            self._ask = self._what_is_asked()
+        return self._ask
+
+    def _what_is_asked(self) -> Ask:
+        needs, brought = set(), self._brought
+        if self.taken.parameters.get("pictures") or (brought and any(turn.pictures for turn in brought.turns)):
             needs.add(Capability.VISION)
+        if brought and brought.tools:
+            needs.add(Capability.TOOLS)
         if self._output is not None:
             needs.add(Capability.JSON)
         return Ask(
@@ -85,15 +108,16 @@ class TextWork(Work):
                 raise NothingSees("No model sees pictures.", detail=found.why_none)
         return found
 
-    def pieces(self) -> Generator[str | Progress, None, None]:
-        self._turns = self._conversation()
-        key = kept.key(self.taken, self._turns)
+    def pieces(self) -> Generator[str | ToolPiece | Progress, None, None]:
+        self._turns = self._brought.turns if self._brought else self._conversation()
+        key = kept.key(self.taken, self._turns) if self._may_be_kept else None
         self._kept = kept.find(key) if key and not self.taken.parameters.get("fresh") else None
         if self._kept is not None:
             self._said.append(self._kept.answer)
             yield self._kept.answer
             return
         self.sorting, self.house_calls = sorting.sort(self.taken)
+        self._ask = None
         self.calls = Calls(
             self.plan(),
             self._start,
@@ -106,6 +130,9 @@ class TextWork(Work):
             for piece in stream:
                 if isinstance(piece, Usage):
                     self._usage = charges.plausible(piece)
+                elif isinstance(piece, ToolPiece):
+                    self._asked.add(piece)
+                    yield piece
                 else:
                     self._said.append(piece.text)
                     yield piece.text
@@ -114,7 +141,13 @@ class TextWork(Work):
         text = self.text
         if stopped:
             # A kept answer is free, whether it was read to its end or not.
-            return Ending(RequestStatus.CANCELLED, answer=text or None, cached=self._kept is not None, error_code="cancelled")
+            return Ending(
+                RequestStatus.CANCELLED,
+                answer=text or None,
+                result=self._asked.as_result(),
+                cached=self._kept is not None,
+                error_code="cancelled",
+            )
         if self._kept is not None:
             return Ending(
                 RequestStatus.COMPLETED,
@@ -124,9 +157,11 @@ class TextWork(Work):
                 route=self._kept.route,
                 cached=True,
             )
+        finish = self._usage.finish.value if self._usage else ""
+        if self._asked:
+            return Ending(RequestStatus.COMPLETED, answer=text or None, finish=finish, result=self._asked.as_result())
         if not text.strip():
             raise MalformedAnswer("The vendor sent an empty answer.")
-        finish = self._usage.finish.value if self._usage else ""
         return Ending(
             RequestStatus.COMPLETED,
             answer=text,
@@ -136,19 +171,25 @@ class TextWork(Work):
         )
 
     def settled(self, ending: Ending) -> None:
-        if ending.status is RequestStatus.COMPLETED and self._kept is None:
+        if ending.status is RequestStatus.COMPLETED and self._kept is None and self._may_be_kept and not self._asked:
             by = self.calls.answered_by if self.calls else None
             kept.keep(kept.key(self.taken, self._turns), self.taken, ending, by.name if by else "")
 
     def estimate(self, tried: Tried) -> charges.Guess:  # noqa: ARG002 - about the same for every model
-        sent = prices.estimate_input(self._turns) + PICTURE_TOKENS * sum(len(turn.pictures) for turn in self._turns)
-        return charges.Guess(sent, prices.estimate_tokens(self.text), self.taken.max_output_tokens)
+        sent = self._brought.tokens() if self._brought else tokens_of(self._turns)
+        said = prices.estimate_tokens(self.text) + self._asked.tokens()
+        return charges.Guess(sent, said, self.taken.max_output_tokens)
+
+    @property
+    def _may_be_kept(self) -> bool:
+        """Whether its answer may be one that was kept. Programs that bring their conversation say so if they want that."""
+        return self._brought is None or (not self._brought.tools and self.taken.parameters.get("fresh") is False)
 
     # -- the call --------------------------------------------------------------------------------------------------
-    def _start(self, target: Target, left_s: float) -> Iterator[Text | Usage]:
+    def _start(self, target: Target, left_s: float) -> Iterator[Text | ToolPiece | Usage]:
         """The provider's pieces under our own checks: a plugin and its vendor are not taken at their word."""
         limit = target.provider.model_info(target.model).output_tokens
-        wanted = self.taken.max_output_tokens
+        wanted, shape, brought = self.taken.max_output_tokens, self.taken.parameters, self._brought
         call = TextCall(
             request_id=str(self.taken.id),
             model=target.model,
@@ -157,6 +198,13 @@ class TextWork(Work):
             timeout_s=left_s,
             output=self._output,
             person_ref=self.person_ref(),
+            temperature=shape.get("temperature"),
+            top_p=shape.get("top_p"),
+            stop=tuple(shape.get("stop") or ()),
+            tools=brought.tools if brought else (),
+            tool_choice=brought.tool_choice if brought else "",
+            parallel_tools=brought.parallel_tools if brought else None,
+            whole=bool(brought and brought.whole),
         )
         until, total = time.monotonic() + left_s, 0
         with closing(closable(target.text.stream(call, http.client()))) as stream:
@@ -164,6 +212,13 @@ class TextWork(Work):
                 if isinstance(piece, Usage):
                     yield piece
                     return
+                if isinstance(piece, ToolPiece) and call.tools:
+                    piece = _sound(piece, target)
+                    total += len(piece.arguments) + len(piece.name)
+                    if time.monotonic() > until or total > _ANSWER_MAX_CHARS:
+                        raise MalformedAnswer("The vendor asked for tools and came to no end.")
+                    yield piece
+                    continue
                 if not isinstance(piece, Text) or not isinstance(piece.text, str):
                     raise MalformedAnswer(f"The provider plugin {target.provider.name} yielded a {type(piece).__name__}.")
                 if time.monotonic() > until:
@@ -181,6 +236,42 @@ class TextWork(Work):
         fixed = prices.estimate_input((Turn(Role.SYSTEM, system), mine)) + PICTURE_TOKENS * len(mine.pictures)
         earlier = _earlier(self.taken, self.taken.max_input_tokens - fixed)
         return (Turn(Role.SYSTEM, system), *earlier, mine)
+
+
+class _Asked:
+    """The tools that a model asks for, put together from their pieces."""
+
+    def __init__(self) -> None:
+        self._pieces: dict[int, list[ToolPiece]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._pieces)
+
+    def add(self, piece: ToolPiece) -> None:
+        self._pieces.setdefault(piece.index, []).append(piece)
+
+    def calls(self) -> tuple[ToolCall, ...]:
+        return tuple(
+            ToolCall(pieces[0].id, pieces[0].name, "".join(piece.arguments for piece in pieces))
+            for _, pieces in sorted(self._pieces.items())
+        )
+
+    def as_result(self) -> dict[str, Any] | None:
+        """As a request's result; None where nothing was asked for."""
+        found = [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in self.calls()]
+        return {"tool_calls": found} if found else None
+
+    def tokens(self) -> int:
+        return sum(prices.estimate_tokens(call.name) + prices.estimate_tokens(call.arguments) for call in self.calls())
+
+
+def _sound(piece: ToolPiece, target: Target) -> ToolPiece:
+    """A plugin's piece of a tool call, known to be one."""
+    texts = (piece.id, piece.name, piece.arguments)
+    index: object = piece.index
+    if type(index) is not int or not 0 <= index < _TOOL_CALLS_MAX or not all(isinstance(text, str) for text in texts):
+        raise MalformedAnswer(f"The provider plugin {target.provider.name} yielded a tool call that is none.")
+    return ToolPiece(index, clean(piece.id)[:_NAME_CHARS], clean(piece.name)[:_NAME_CHARS], clean(piece.arguments))
 
 
 def _pictures(taken: Claimed) -> tuple[Picture, ...]:

@@ -6,9 +6,10 @@ Part of the transaction that counts: whoever raises a counter over a mark holds 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
@@ -18,16 +19,15 @@ from webapp.contracts.channels import Channel, DeliveryStatus
 from webapp.contracts.events import QuotaEvent
 from webapp.contracts.segments import fit
 from webapp.extensions import current_settings, queue_redis, table_of
-from webapp.models import Delivery, DeliveryKind, Direction, LimitCounter, Membership, Organization, Person, PersonRole
+from webapp.models import Delivery, DeliveryKind, Direction, LimitCounter, Organization, Person
 from webapp.models.columns import new_id
-from webapp.pipeline import words
+from webapp.pipeline import manager_notices, webhooks, words
 from webapp.quota.holds import Counter, Need
 from webapp.quota.windows import bounds
 from webapp.registry import current_registry
 
 _LOWEST_PERCENT = 1
 _FULL = 100
-_MANAGERS_MAX = 50
 _counter = table_of(LimitCounter)
 
 
@@ -38,11 +38,14 @@ class Told:
     notes: tuple[str, ...] = ()
     deliveries: tuple[uuid.UUID, ...] = ()
     events: tuple[QuotaEvent, ...] = ()
+    hooks: tuple[uuid.UUID, ...] = ()
+    """Outgoing webhooks."""
 
     def after_commit(self) -> None:
         """Send what is to be sent, and tell the listeners."""
         if self.deliveries:
             queues.put(queue_redis(), queues.DELIVER, map(str, self.deliveries), queues.NORMAL)
+        webhooks.hand_over(self.hooks)
         for event in self.events:
             current_registry().emit("quota_warning", event)
 
@@ -84,7 +87,7 @@ def tell(connection: Connection, row: Any, counters: Sequence[Counter], at: date
         deliveries += _tell_managers(connection, place, counter.subject, percent, text, row.person_id, at)
         label = words.counter_label(counter.name, counter.dimension)
         events.append(_event(counter.subject, label, counter.maximum, resets_at, percent, row.person_id, place.id))
-    return Told(tuple(notes), tuple(deliveries), tuple(events))
+    return Told(tuple(notes), tuple(deliveries), tuple(events), _hooks(connection, place.id, events, at))
 
 
 def beside(body: str, notes: tuple[str, ...], channel: Channel | None) -> tuple[str, tuple[str, ...]]:
@@ -144,7 +147,17 @@ def refused(
     text = words.limit_full(need)
     deliveries = _tell_managers(connection, place, limit.subject, _FULL, text, person_id, at)
     event = _event(limit.subject, limit.label, limit.maximum, need.resets_at, _FULL, person_id, organization_id)
-    return Told((), tuple(deliveries), (event,))
+    return Told((), tuple(deliveries), (event,), _hooks(connection, organization_id, (event,), at))
+
+
+def _hooks(
+    connection: Connection, organization_id: uuid.UUID, events: Iterable[QuotaEvent], at: datetime
+) -> tuple[uuid.UUID, ...]:
+    """What the organization's endpoints are told."""
+    found: list[uuid.UUID] = []
+    for event in events:
+        found += webhooks.limit_reached(connection, organization_id, partial(asdict, event), at)
+    return tuple(found)
 
 
 def _event(
@@ -224,44 +237,9 @@ def _tell_managers(
     wanted = current_settings().warn_managers
     if wanted == "none" or (wanted == "organization" and not _shared(subject)):
         return []
-    channel = current_registry().channel_for("email")
-    if channel is None:
-        return []
-    managers = connection.execute(
-        select(Person.id, Person.email)
-        .join(Membership, Membership.person_id == Person.id)
-        .where(
-            Membership.organization_id == place.id,
-            Membership.role.in_((PersonRole.MANAGER, PersonRole.ADMIN)),
-            Person.active,
-            Person.email.is_not(None),
-        )
-        .order_by(Person.id)
-        .limit(_MANAGERS_MAX)
-    ).all()
     who = "" if _shared(subject) else _name(connection, person_id)
     title, body = words.manager_warning(place.name, who, percent, text, current_settings().public_url)
-    messages = [
-        {
-            "id": new_id(),
-            "channel": channel.name,
-            "medium": channel.medium,
-            "direction": Direction.OUT,
-            "kind": DeliveryKind.NOTICE,
-            "person_id": manager.id,
-            "address": manager.email,
-            "our_address": "",
-            "subject": title,
-            "body": body,
-            "status": DeliveryStatus.PENDING,
-            "created_at": at,
-            "updated_at": at,
-        }
-        for manager in managers
-    ]
-    if messages:
-        connection.execute(insert(Delivery), messages)
-    return [message["id"] for message in messages]
+    return manager_notices.write(connection, place.id, title, body, at)
 
 
 def _name(connection: Connection, person_id: uuid.UUID) -> str:

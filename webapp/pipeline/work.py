@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, update
 
+from webapp.contracts.calls import ToolPiece
 from webapp.contracts.errors import BadCredentials, LimitReached, OutOfCredit
 from webapp.contracts.limits import Dimension
 from webapp.contracts.pictures import Progress
@@ -60,7 +61,7 @@ class Work:
         """How long all calls together may take."""
         return timing.timeout_s(self.taken.operation)
 
-    def pieces(self) -> Generator[str | Progress, None, None]:
+    def pieces(self) -> Generator[str | ToolPiece | Progress, None, None]:
         """What there is to show, as it comes."""
         raise NotImplementedError
 

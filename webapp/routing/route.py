@@ -336,6 +336,8 @@ def _unable(provider: Provider, model: str, ask: Ask) -> str:
     info = provider.model_info(model)
     if Capability.VISION in ask.needs and Capability.VISION not in (info.capabilities or ()):
         return "it is not known to see pictures"
+    if Capability.TOOLS in ask.needs and info.capabilities is not None and Capability.TOOLS not in info.capabilities:
+        return "it has no tools"
     if Capability.JSON in ask.needs and info.capabilities is not None and Capability.JSON not in info.capabilities:
         return "it gives no JSON"
     if info.context_tokens is not None and ask.input_tokens > info.context_tokens:

@@ -27,7 +27,7 @@ from webapp.contracts.providers import ImageProvider, Provider, VariableKind
 from webapp.extensions import current_settings, reading
 from webapp.models import OrganizationProvider, ProviderSetting, Revision, RouteRule
 from webapp.registry import current_registry
-from webapp.routing import vendor_keys
+from webapp.routing import listeners, vendor_keys
 from webapp.routing.prices import Override
 from webapp.routing.resilience import Pace
 from webapp.vault import current_vault
@@ -250,7 +250,10 @@ def _look_or_wait(kept: _Kept) -> None:
 
 def _look(kept: _Kept) -> None:
     with reading() as connection:
-        number = connection.execute(select(Revision.number).where(Revision.subject == _SUBJECT)).scalar() or 0
+        query = select(Revision.subject, Revision.number).where(Revision.subject.in_((_SUBJECT, listeners.SUBJECT)))
+        numbers = {subject: number for subject, number in connection.execute(query)}
+        listeners.take(connection, numbers.get(listeners.SUBJECT, 0))
+        number = numbers.get(_SUBJECT, 0)
         if number != kept.house.revision:
             settings = connection.execute(select(ProviderSetting.__table__)).all()
             rules = connection.execute(
