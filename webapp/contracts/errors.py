@@ -4,6 +4,7 @@ SwitchhookError
 ├── Refusal                 a request is not admitted; the person can do something about it
 │   ├── BadInput            a field is missing, malformed or too large
 │   ├── NotAllowed          the person is unknown, inactive or opted out
+│   │   └── UnknownToken    the token is unknown, expired or revoked
 │   ├── LimitReached        a quota is full; says which and when it resets
 │   ├── LimitsUnknown       a quota policy failed; nothing is spent on a guess
 │   ├── NotFound            there is no such thing for this person
@@ -64,6 +65,12 @@ class NotAllowed(Refusal):
     """The person is unknown here, inactive, or has opted out."""
 
     code = "not_allowed"
+
+
+class UnknownToken(NotAllowed):
+    """The token is unknown, expired or revoked, or its person or organization is not active."""
+
+    code = "invalid_token"
 
 
 class NotFound(Refusal):

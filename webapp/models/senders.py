@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, func, join, null, or_, select
+from sqlalchemy import Connection, Row, Select, bindparam, func, join, null, or_, select, update
 from sqlalchemy.orm import aliased
 
+from webapp.contracts.errors import NotAllowed, UnknownToken
+from webapp.extensions import now, table_of
 from webapp.models.people import ApiToken, Identity, Membership, Organization, Person, Plan
 from webapp.models.requests import Conversation
 
@@ -38,6 +42,9 @@ class Sender:
     context_tokens: int
     features: list[str]
 
+
+USED_EVERY = timedelta(minutes=1)
+"""How old the time of a token's last use may be before it is written anew."""
 
 _shared_plan = aliased(Plan)
 _PLAN = ("code", "limits", "more_limits", "priority", "max_output_tokens", "context_tokens", "features", "rank")
@@ -106,6 +113,13 @@ _by_id_within = _within(token=False)
 _by_token_within = _within(token=True).where(ApiToken.id == bindparam("token"))
 _by_token = _of_token(_latest)
 _by_token_named = _of_token(_named)
+_token = table_of(ApiToken)
+_at_token = _query(null(), token=True, organization=func.coalesce(ApiToken.organization_id, Person.organization_id))
+_of_the_token = (ApiToken.scopes, ApiToken.expires_at, ApiToken.revoked_at, ApiToken.last_used_at)
+_by_digest = _at_token.where(ApiToken.digest == bindparam("digest")).with_only_columns(
+    *_of_the_token, *_at_token.selected_columns, maintain_column_froms=True
+)
+_note_use = update(_token).where(_token.c.id == bindparam("token")).values(last_used_at=bindparam("at"))
 _by_address = (
     _query(_latest, address=True)
     .join(Identity, Identity.person_id == Person.id)
@@ -143,12 +157,35 @@ def within(
     return _sender(connection.execute(_by_token_within, values | {"token": token_id}).first())
 
 
+def token_digest(token: str) -> str:
+    """What is stored and looked up of a token: its SHA-256. It has 256 bits of its own, so a slow hash would add nothing."""
+    return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
+
+
+def by_token(connection: Connection, token: str, scope: str) -> Sender:
+    """The sender whose valid token this is, as a member of the organization that it works in; without a conversation.
+    `UnknownToken` for one that is not valid, `NotAllowed` for one that lacks the scope or whose place is not active."""
+    row = connection.execute(_by_digest, {"digest": token_digest(token)}).first()
+    sender = None
+    if row is not None:
+        scopes, expires_at, revoked_at, last_used_at, *values = tuple(row)
+        sender = _sender(values)
+    if sender is None or revoked_at is not None or not sender.active or (expires_at is not None and expires_at <= now()):
+        raise UnknownToken("This API key is not valid: it is unknown, expired or revoked. Make another one in your settings.")
+    if scope not in scopes:
+        raise NotAllowed(f"This API key may not do that: it needs the scope {scope}.")
+    if last_used_at is None or now() - last_used_at > USED_EVERY:
+        # Nobody waits for whoever writes the same at this moment.
+        connection.execute(_note_use, {"token": sender.token_id, "at": now()})
+    return sender
+
+
 def by_address(connection: Connection, medium: str, address: str) -> Sender | None:
     """The sender with this address."""
     return _sender(connection.execute(_by_address, {"medium": medium, "address": address}).first())
 
 
-def _sender(row: Row[Any] | None) -> Sender | None:
+def _sender(row: Row[Any] | Sequence[Any] | None) -> Sender | None:
     if row is None:
         return None
     values = tuple(row)

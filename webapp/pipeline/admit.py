@@ -27,7 +27,7 @@ from webapp.models import (
 )
 from webapp.models.columns import new_id
 from webapp.models.senders import Sender
-from webapp.pipeline import incoming, parameters, pictures, warnings, words
+from webapp.pipeline import incoming, parameters, pictures, warnings, webhooks, words
 from webapp.pipeline.entering import Entry, Refused, Repeated, insert_request, parameters_of
 from webapp.pipeline.intake import Admission, Intake, Outcome
 from webapp.pipeline.pictures import Stored
@@ -180,6 +180,7 @@ def _enter(connection: Connection, entry: Entry, refused: Refused | None) -> tup
         sender = _signed_in(connection, entry.intake)
     else:
         known = incoming.find(connection, message, entry.events, entry.at)
+        entry.hooks = known.hooks
         if not incoming.continues(connection, message, entry.text, known, entry.deliveries, entry.at):
             return Admission(known.outcome), ""
         assert known.sender is not None
@@ -188,7 +189,7 @@ def _enter(connection: Connection, entry: Entry, refused: Refused | None) -> tup
     request_id = new_id()
     limits = _limits(entry, sender) if refused is None else []
     filed = insert_request(connection, entry, sender, request_id, conversation_id, limits, refused)
-    if message is not None and not incoming.record(connection, message, entry.text, sender.person_id, request_id, entry.at):
+    if message is not None and not incoming.record(connection, message, entry.text, known, request_id, entry.at):
         raise Repeated
     if refused is None:
         limits = asking.held_at(limits, filed.provider)
@@ -240,6 +241,8 @@ def _note_refusal(connection: Connection, entry: Entry, sender: Sender, request_
 
 
 def _signed_in(connection: Connection, intake: Intake) -> Sender:
+    if intake.token:
+        return senders.by_token(connection, intake.token, "chat")
     assert intake.person_id is not None, "an intake names a person or carries a message"
     if intake.organization_id is not None:
         sender = senders.within(connection, intake.person_id, intake.organization_id, intake.token_id)
@@ -310,6 +313,7 @@ def _tell(entry: Entry) -> None:
     """After the commit: hand out what is to be sent, and tell the listeners."""
     if entry.deliveries:
         queues.put(queue_redis(), queues.DELIVER, map(str, entry.deliveries), queues.NORMAL)
+    webhooks.hand_over(entry.hooks)
     registry = current_registry()
     for hook, event in entry.events:
         registry.emit(hook, event)

@@ -77,6 +77,8 @@ class Entry:
     """Whether it was stored to wait for cheaper hours, and must not be enqueued now."""
     events: list[tuple[str, object]] = field(default_factory=list)
     deliveries: list[uuid.UUID] = field(default_factory=list)
+    hooks: list[uuid.UUID] = field(default_factory=list)
+    """Outgoing webhooks."""
     told: Told = NOTHING
     claimed: Claimed | None = None
     """An attended request, claimed by whoever admits it."""
@@ -160,7 +162,7 @@ def insert_request(
         "held_provider": filed.provider or None,
         "allocation_millicredits": None if intake.allocation is None else intake.allocation * credits.MILLI,
         "cap_microusd": cap,
-        "token_id": intake.token_id,
+        "token_id": sender.token_id or intake.token_id,
         "batch_id": intake.batch_id,
         "template_version_id": intake.template_version_id,
         "again_of_id": intake.again_of_id,

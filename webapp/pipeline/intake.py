@@ -32,8 +32,10 @@ class Intake:
     `template_version_id` is the version of a template that the text was made with; `again_of_id` the person's own request of
     which it is another try.
 
-    `token_id` is the API token that it came with. A request of a batch names it and its organization: it goes to the low
-    queue, belongs to no conversation, and is not stored where a limit has no room for it.
+    `token` is an API token in clear that is still to be looked up; it stands in the place of `person_id`, has to have the scope
+    `chat`, and is never stored. `token_id` is the API token that it came with, where that was looked up already. A request of a
+    batch names it and its organization: it goes to the low queue, belongs to no conversation, and is not stored where a limit
+    has no room for it.
     """
 
     medium: str
@@ -49,6 +51,7 @@ class Intake:
     may_wait: bool = False
     urgent: bool = False
     allocation: int | None = None
+    token: str = field(default="", repr=False)
     token_id: uuid.UUID | None = None
     batch_id: uuid.UUID | None = None
     organization_id: uuid.UUID | None = None
