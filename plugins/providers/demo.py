@@ -131,8 +131,9 @@ class DemoProvider(TextProvider):
         return answer_to(last_prompt(call), sum(len(turn.pictures) for turn in call.turns))
 
     def model_info(self, model: str) -> ModelInfo:
-        """It takes all that a model may take, so that every page can be tried."""
-        return ModelInfo(model, self.label, capabilities=frozenset(Capability), note="Not a model: fixed texts.")
+        """It takes all that people may bring, so that every page can be tried; it calls no tools."""
+        able = frozenset({Capability.VISION, Capability.JSON})
+        return ModelInfo(model, self.label, capabilities=able, note="Not a model: fixed texts.")
 
     def models(self, http: httpx.Client) -> list[ModelInfo]:  # noqa: ARG002
         """The one there is."""

@@ -66,7 +66,7 @@ class AcmeProvider(TextProvider):
 
     def model_info(self, model: str) -> ModelInfo:
         """All of Acme's models see."""
-        return ModelInfo(model, capabilities=frozenset(Capability))
+        return ModelInfo(model, capabilities=frozenset({Capability.VISION, Capability.JSON}))
 
     def models(self, http: httpx.Client) -> list[ModelInfo]:
         """As the vendor lists them."""

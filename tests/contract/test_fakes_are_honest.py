@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,7 +21,9 @@ from tests.fakes.openai import FakeOpenAI
 from tests.fakes.openai_images import FakeOpenAIImages
 from tests.fakes.vendor import FakeVendor, Trouble, tiny_png
 from webapp.testkit.asking import PIXEL, UNICODE
+from webapp.testkit.tools import WISHES
 
+ANY_OBJECT: Any = {"type": "object", "properties": {}}
 SAY_HELLO: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Say hello to me"}]
 
 
@@ -129,6 +132,33 @@ def test_what_openais_sdk_sends_is_what_the_fake_takes(openai_client: openai.Ope
         openai_client.chat.completions.create(model="fake-model", messages=SAY_HELLO, response_format={"type": "json_object"})
     with pytest.raises(openai.AuthenticationError):
         openai_client.with_options(api_key="sk-two").models.list()
+
+
+def test_openais_sdk_reads_and_answers_tool_calls(openai_client: openai.OpenAI, openai_fake: FakeOpenAI) -> None:
+    openai_fake.wishes = WISHES
+    tools: Any = [{"type": "function", "function": {"name": name, "parameters": ANY_OBJECT}} for name, _ in WISHES]
+    [choice] = openai_client.chat.completions.create(model="fake-model", messages=SAY_HELLO, tools=tools).choices
+    assert choice.finish_reason == "tool_calls"
+    wishes: Any = choice.message.tool_calls
+    assert [(w.function.name, json.loads(w.function.arguments)) for w in wishes] == WISHES
+    streamed = openai_client.chat.completions.create(model="fake-model", messages=SAY_HELLO, tools=tools, stream=True)
+    found: dict[int, list[str]] = {}
+    for chunk in streamed:
+        for piece in chunk.choices[0].delta.tool_calls or []:
+            assert piece.function is not None
+            start = found.setdefault(piece.index, [piece.function.name or "", ""])
+            start[1] += piece.function.arguments or ""
+    assert [(name, json.loads(arguments)) for name, arguments in found.values()] == WISHES
+    gave: Any = [{"role": "tool", "tool_call_id": wish.id, "content": "done"} for wish in wishes]
+    turns: Any = [*SAY_HELLO, choice.message, *gave]
+    answer = openai_client.chat.completions.create(model="fake-model", messages=turns, tools=tools)
+    assert answer.choices[0].message.content == UNICODE
+    broken: Any
+    for broken in (turns[:-1], [*SAY_HELLO, gave[0]], [*turns, gave[0]]):
+        with pytest.raises(openai.BadRequestError, match="tool"):
+            openai_client.chat.completions.create(model="fake-model", messages=broken, tools=tools)
+    with pytest.raises(openai.BadRequestError, match="tool_choice"):
+        openai_client.chat.completions.create(model="fake-model", messages=SAY_HELLO, tool_choice="required")
 
 
 def test_openais_sdk_reads_a_picture() -> None:
@@ -243,6 +273,32 @@ def test_what_anthropics_sdk_sends_is_what_the_fake_takes(anthropic_client: anth
         anthropic_client.with_options(default_headers={"x-api-key": "another"}).models.list()
 
 
+def test_anthropics_sdk_reads_and_answers_tool_calls(
+    anthropic_client: anthropic.Anthropic, anthropic_fake: FakeAnthropic
+) -> None:
+    anthropic_fake.wishes, anthropic_fake.wish_text = WISHES, "One moment."
+    asked: Any = ASKED | {"tools": [{"name": name, "input_schema": ANY_OBJECT} for name, _ in WISHES]}
+    message = anthropic_client.messages.create(**asked)
+    assert message.stop_reason == "tool_use"
+    assert [(block.name, block.input) for block in message.content if block.type == "tool_use"] == WISHES
+    with anthropic_client.messages.stream(**asked) as stream:
+        streamed = stream.get_final_message()
+    assert [(block.name, block.input) for block in streamed.content if block.type == "tool_use"] == WISHES
+    assert [block.text for block in streamed.content if block.type == "text"] == ["One moment."]
+    uses = [block for block in message.content if block.type == "tool_use"]
+    gave = [{"type": "tool_result", "tool_use_id": use.id, "content": "done"} for use in uses]
+    said: Any = {"role": "assistant", "content": message.content}
+    turns: Any = [*asked["messages"], said, {"role": "user", "content": gave}]
+    assert anthropic_client.messages.create(**(asked | {"messages": turns})).stop_reason == "end_turn"
+    late = [{"type": "text", "text": "Here:"}, *gave]
+    for results in (gave[:1], late, [*gave, gave[0]]):
+        broken: Any = [*turns[:-1], {"role": "user", "content": results}]
+        with pytest.raises(anthropic.BadRequestError, match="tool_result"):
+            anthropic_client.messages.create(**(asked | {"messages": broken}))
+    with pytest.raises(anthropic.BadRequestError, match="must define tools"):
+        anthropic_client.messages.create(**(ASKED | {"messages": turns}))
+
+
 # -- Gemini ----------------------------------------------------------------------------------------------------------
 def gemini_client(fake: FakeVendor) -> genai.Client:
     once = google_types.HttpRetryOptions(attempts=1)
@@ -338,6 +394,33 @@ def test_what_googles_sdk_sends_is_what_the_fake_takes(gemini: genai.Client) -> 
     with pytest.raises(google_errors.ClientError) as raised:
         gemini.models.generate_content(model="gone", contents="hi")
     assert raised.value.code == 404
+
+
+def test_googles_sdk_reads_and_answers_function_calls(gemini: genai.Client, gemini_fake: FakeGemini) -> None:
+    gemini_fake.wishes = WISHES
+    functions: Any = [{"name": name, "parameters_json_schema": ANY_OBJECT} for name, _ in WISHES]
+    config = google_types.GenerateContentConfig(
+        tools=[google_types.Tool(function_declarations=functions)],
+        automatic_function_calling=google_types.AutomaticFunctionCallingConfig(disable=True),
+    )
+    answer = gemini.models.generate_content(model="fake-model", contents="What now?", config=config)
+    assert [(call.name, call.args) for call in answer.function_calls or []] == WISHES
+    chunks = list(gemini.models.generate_content_stream(model="fake-model", contents="What now?", config=config))
+    assert [(call.name, call.args) for chunk in chunks for call in chunk.function_calls or []] == WISHES
+    assert answer.candidates
+    said: Any = answer.candidates[0].content
+    gave = [google_types.Part.from_function_response(name=name, response={"result": "done"}) for name, _ in WISHES]
+    asked = google_types.Content(role="user", parts=[google_types.Part.from_text(text="What now?")])
+    contents: Any = [asked, said, google_types.Content(role="user", parts=gave)]
+    assert gemini.models.generate_content(model="fake-model", contents=contents, config=config).text == UNICODE
+    for parts in (gave[:1], gave[::-1]):
+        broken: Any = [asked, said, google_types.Content(role="user", parts=parts)]
+        with pytest.raises(google_errors.ClientError, match="unction response"):
+            gemini.models.generate_content(model="fake-model", contents=broken, config=config)
+    unsigned: Any = google_types.Part(function_call=google_types.FunctionCall(name="get_weather", args={}))
+    contents = [asked, google_types.Content(role="model", parts=[unsigned]), google_types.Content(role="user", parts=gave[:1])]
+    with pytest.raises(google_errors.ClientError, match="thought_signature"):
+        gemini.models.generate_content(model="gemini-3.5-flash-lite", contents=contents, config=config)
 
 
 def test_googles_sdk_reads_a_picture() -> None:

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import base64
-import binascii
 import json
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .anthropic_checks import VERSIONS, Refused, check_body, error_body, words_in
 from .server import FakeReply, FakeRequest, Fault, run_as_process
 from .vendor import FakeTextVendor, Reported, Trouble
 
 SSE = "text/event-stream; charset=utf-8"
-VERSIONS = ("2023-06-01", "2026-10-21")
-TAKE_TEMPERATURE = ("claude-haiku-4-5", "claude-sonnet-4-6")
-PICTURE_TOKENS = 20
-_NEEDED = frozenset({"model", "max_tokens", "messages"})
-_SAMPLING = frozenset({"temperature", "top_p", "top_k"})
-_OTHER = frozenset({"system", "stop_sequences", "thinking", "output_config", "tools", "tool_choice", "metadata", "stream"})
-_FIELDS = _NEEDED | _SAMPLING | _OTHER | {"cache_control", "service_tier", "speed"}
-_MAGIC = {"image/png": b"\x89PNG", "image/jpeg": b"\xff\xd8\xff", "image/gif": b"GIF8", "image/webp": b"RIFF"}
+_FRAGMENT_CHARS = 7
+Wishes = list[tuple[str, dict[str, Any]]]
 
 
 def event(value: Mapping[str, Any], name: str | None = None) -> bytes:
@@ -33,22 +26,6 @@ def event(value: Mapping[str, Any], name: str | None = None) -> bytes:
 def text_delta(text: str, index: int = 0) -> bytes:
     """A piece of the answer."""
     return event({"type": "content_block_delta", "index": index, "delta": {"type": "text_delta", "text": text}})
-
-
-def error_body(kind: str, message: str, code: str = "", request_id: str = "req_fake") -> dict[str, Any]:
-    """An error as the vendor words it; `code` is the thing to branch on, where there is one."""
-    error: dict[str, Any] = {"type": kind, "message": message}
-    if code:
-        error["details"] = {"error_code": code}
-    return {"type": "error", "error": error, "request_id": request_id}
-
-
-class Refused(Exception):
-    """The call breaks the format: 400 with these words, unless the status says otherwise."""
-
-    def __init__(self, message: str, status: int = 400, kind: str = "invalid_request_error") -> None:
-        super().__init__(message)
-        self.reply = FakeReply.json(error_body(kind, message), status, {"request-id": "req_fake"})
 
 
 class FakeAnthropic(FakeTextVendor):
@@ -147,8 +124,21 @@ class FakeAnthropic(FakeTextVendor):
         if body.get("stream"):
             return FakeReply(200, headers | {"Content-Type": SSE, "Cache-Control": "no-cache"}, self._stream(body))
         self.delay()
+        if self.script is not None:
+            return FakeReply(200, headers | {"Content-Type": "application/json"}, self.script())
         self._report(body)
-        return FakeReply.json(self._document(body, self.text), headers=headers)
+        return FakeReply.json(self._document(body, self._text(body), self._wishes(body)), headers=headers)
+
+    def _wishes(self, body: Mapping[str, Any]) -> Wishes:
+        """The tools that it asks for."""
+        chosen = body.get("tool_choice", {})
+        choice = {"any": "required", "tool": chosen.get("name")}.get(chosen.get("type"), chosen.get("type", ""))
+        last = body["messages"][-1]["content"]
+        answered = not isinstance(last, str) and last[-1]["type"] == "tool_result"
+        return self.asked_for([tool["name"] for tool in body.get("tools", ())], choice, answered=answered)
+
+    def _text(self, body: Mapping[str, Any]) -> str:
+        return self.wish_text if self._wishes(body) else self.text
 
     # -- an answer -------------------------------------------------------------------------------------------------
     def good_stream(self, text: str) -> bytes:
@@ -162,7 +152,7 @@ class FakeAnthropic(FakeTextVendor):
         if self.script is not None:
             yield from self.script()
             return
-        *pieces, last = self._events(body, self.text)
+        *pieces, last = self._events(body, self._text(body), self._wishes(body))
         for piece in pieces:
             yield piece
             if self.piece_delay_s:
@@ -170,8 +160,8 @@ class FakeAnthropic(FakeTextVendor):
         self._report(body)
         yield last
 
-    def _events(self, body: Mapping[str, Any], text: str) -> Iterator[bytes]:
-        told = self._told(body, text)
+    def _events(self, body: Mapping[str, Any], text: str, wishes: Wishes | None = None) -> Iterator[bytes]:
+        told = self._told(body, text, wishes)
         start = self._message(body) | {"content": [], "stop_reason": None, "stop_sequence": None}
         if told:
             start["usage"] = told | {"output_tokens": 1, "output_tokens_details": None}
@@ -186,9 +176,22 @@ class FakeAnthropic(FakeTextVendor):
             for position, word in enumerate(text.split(" ")):
                 yield text_delta(f" {word}" if position else word, index)
             yield event({"type": "content_block_stop", "index": index})
-        ending = {"type": "message_delta", "delta": self._stop()}
+            index += 1
+        for number, (name, arguments) in enumerate(wishes or ()):
+            yield from self._wish(index + number, number, name, arguments)
+        ending = {"type": "message_delta", "delta": self._stop(wishes)}
         yield event(ending | ({"usage": told} if told else {}))
         yield event({"type": "message_stop"})
+
+    def _wish(self, index: int, number: int, name: str, arguments: Mapping[str, Any]) -> Iterator[bytes]:
+        """The block in which a tool is asked for. Without arguments its input is an empty object and there are no deltas."""
+        block = {"type": "tool_use", "id": f"toolu_{number:04}", "name": name, "input": {}}
+        yield event({"type": "content_block_start", "index": index, "content_block": block})
+        written = json.dumps(arguments, ensure_ascii=False) if arguments else ""
+        for start in range(0, len(written), _FRAGMENT_CHARS):
+            delta = {"type": "input_json_delta", "partial_json": written[start : start + _FRAGMENT_CHARS]}
+            yield event({"type": "content_block_delta", "index": index, "delta": delta})
+        yield event({"type": "content_block_stop", "index": index})
 
     def _thoughts(self) -> Iterator[bytes]:
         block = {"type": "thinking", "thinking": "", "signature": ""}
@@ -203,38 +206,41 @@ class FakeAnthropic(FakeTextVendor):
     def _message(self, body: Mapping[str, Any]) -> dict[str, Any]:
         return {"id": "msg_fake01", "type": "message", "role": "assistant", "model": body["model"]}
 
-    def _document(self, body: Mapping[str, Any], text: str) -> dict[str, Any]:
+    def _document(self, body: Mapping[str, Any], text: str, wishes: Wishes | None = None) -> dict[str, Any]:
         """A whole message."""
         content: list[dict[str, Any]] = []
         if self.reasoning_tokens:
             content.append({"type": "thinking", "thinking": "Hidden thoughts.", "signature": "EqQB"})
         if text:
             content.append({"type": "text", "text": text})
-        told = self._told(body, text)
-        return self._message(body) | {"content": content} | self._stop() | ({"usage": told} if told else {})
+        for number, (name, arguments) in enumerate(wishes or ()):
+            content.append({"type": "tool_use", "id": f"toolu_{number:04}", "name": name, "input": arguments})
+        told = self._told(body, text, wishes)
+        return self._message(body) | {"content": content} | self._stop(wishes) | ({"usage": told} if told else {})
 
-    def _stop(self) -> dict[str, Any]:
-        reason = self.finish or "end_turn"
+    def _stop(self, wishes: Wishes | None = None) -> dict[str, Any]:
+        reason = self.finish or ("tool_use" if wishes else "end_turn")
         details = {"type": "refusal", "category": "general_harms", "explanation": "This could do harm."}
         return {"stop_reason": reason, "stop_sequence": None, "stop_details": details if reason == "refusal" else None}
 
     # -- counts: a word is a token ---------------------------------------------------------------------------------
-    def _told(self, body: Mapping[str, Any], text: str) -> dict[str, Any]:
+    def _told(self, body: Mapping[str, Any], text: str, wishes: Wishes | None = None) -> dict[str, Any]:
         """The usage in the vendor's convention: cached tokens lie beside the input."""
         if not self.with_usage:
             return {}
+        asked = sum(1 + len(json.dumps(arguments).split()) for _, arguments in wishes or ())
         return {
             "input_tokens": words_in(body),
             "cache_creation_input_tokens": self.cache_write_tokens,
             "cache_read_input_tokens": self.cached_tokens,
             "cache_creation": {"ephemeral_5m_input_tokens": self.cache_write_tokens, "ephemeral_1h_input_tokens": 0},
-            "output_tokens": len(text.split()) + self.reasoning_tokens,
+            "output_tokens": len(text.split()) + self.reasoning_tokens + asked,
             "output_tokens_details": {"thinking_tokens": self.reasoning_tokens},
             "service_tier": "standard",
         }
 
     def _report(self, body: Mapping[str, Any]) -> None:
-        if told := self._told(body, self.text):
+        if told := self._told(body, self._text(body), self._wishes(body)):
             self.report(
                 Reported(
                     model=body["model"],
@@ -265,108 +271,6 @@ def listed(name: str, **more: object) -> dict[str, Any]:
         "retires_at": None,
         "capabilities": abilities,
     } | more
-
-
-def words_in(body: Mapping[str, Any]) -> int:
-    """The input in words, and a fixed number for each picture."""
-    contents = [body.get("system", " "), *(message["content"] for message in body["messages"])]
-    blocks = [block for content in contents for block in _blocks(content)]
-    return sum(len(b["text"].split()) if b["type"] == "text" else PICTURE_TOKENS for b in blocks)
-
-
-# -- what the vendor accepts ---------------------------------------------------------------------------------------------
-def check_body(body: Any, version: str) -> None:
-    """Raises `Refused` where the vendor would answer 400."""
-    if not isinstance(body, dict):
-        raise Refused("The request body is not an object")
-    for name in sorted(_NEEDED - body.keys()):
-        raise Refused(f"{name}: Field required")
-    for name in sorted(body.keys() - _FIELDS):
-        raise Refused(f"{name}: Extra inputs are not permitted")
-    if not isinstance(body["model"], str) or not body["model"]:
-        raise Refused("model: String should have at least 1 character")
-    cap = body["max_tokens"]
-    if isinstance(cap, bool) or not isinstance(cap, int) or cap < 0:
-        raise Refused("max_tokens: Input should be a valid integer")
-    if not isinstance(body.get("stream", False), bool):
-        raise Refused("stream: Input should be a valid boolean")
-    if "system" in body:
-        for block in _blocks(body["system"]):
-            _check_block(block, "system", "system")
-    _check_messages(body["messages"], body["model"])
-    _check_options(body, version)
-
-
-def _check_options(body: dict[str, Any], version: str) -> None:
-    takes = body["model"].startswith(TAKE_TEMPERATURE) and version < "2026-10-21"
-    for name in sorted(_SAMPLING & body.keys()):
-        if not takes:
-            raise Refused(f"`{name}` is not supported by this model.")
-    warmth = body.get("temperature", 1)
-    if isinstance(warmth, bool) or not isinstance(warmth, int | float) or not 0 <= warmth <= 1:
-        raise Refused("temperature: range: 0..1")
-    stops = body.get("stop_sequences", [])
-    if not isinstance(stops, list) or not all(isinstance(stop, str) and stop.strip() for stop in stops):
-        raise Refused("stop_sequences: each stop sequence must contain non-whitespace")
-    metadata = body.get("metadata", {})
-    if not isinstance(metadata, dict) or metadata.keys() - {"user_id"}:
-        raise Refused("metadata: Extra inputs are not permitted")
-    if "output_config" in body:
-        wanted = body["output_config"].get("format")
-        if not isinstance(wanted, dict) or wanted.get("type") != "json_schema" or not isinstance(wanted.get("schema"), dict):
-            raise Refused("output_config.format: Input should be a json_schema")
-        _check_schema(wanted["schema"])
-
-
-def _check_schema(schema: Any) -> None:
-    if isinstance(schema, dict):
-        if schema.get("type") == "object" and schema.get("additionalProperties") is not False:
-            raise Refused("output_config.format.schema: For 'object' type, 'additionalProperties' must be set to false")
-        for inner in [*schema.get("properties", {}).values(), schema.get("items")]:
-            _check_schema(inner)
-
-
-def _check_messages(messages: Any, model: str) -> None:
-    if not isinstance(messages, list) or not messages:
-        raise Refused("messages: at least one message is required")
-    for position, message in enumerate(messages):
-        place = f"messages.{position}"
-        if not isinstance(message, dict) or message.keys() != {"role", "content"}:
-            raise Refused(f"{place}: Input should have role and content")
-        if message["role"] not in ("user", "assistant"):
-            raise Refused(f'messages: Unexpected role "{message["role"]}".')
-        for block in _blocks(message["content"]):
-            _check_block(block, place, message["role"])
-    if messages[-1]["role"] == "assistant" and not model.startswith("claude-haiku-4-5"):
-        raise Refused("This model does not support assistant message prefill.")
-
-
-def _blocks(content: Any) -> list[Any]:
-    """The blocks of a content field, which may be a string in place of one block of text."""
-    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    if not isinstance(blocks, list) or not blocks:
-        raise Refused("content: Input should be a valid list")
-    return blocks
-
-
-def _check_block(block: Any, place: str, role: str) -> None:
-    kind = block.get("type") if isinstance(block, dict) else None
-    if kind == "text":
-        if not isinstance(block.get("text"), str) or not block["text"].strip():
-            raise Refused(f"{place}: text content blocks must be non-empty")
-        return
-    if kind != "image" or role != "user":
-        raise Refused(f"{place}: Input tag '{kind}' does not match any of the expected tags")
-    source = block.get("source")
-    if not isinstance(source, dict) or source.keys() != {"type", "media_type", "data"} or source["type"] != "base64":
-        raise Refused(f"{place}.image.source: Input should be a base64 source")
-    try:
-        data = base64.b64decode(source["data"], validate=True)
-    except (binascii.Error, ValueError, TypeError):
-        raise Refused(f"{place}.image.source.base64: invalid base64 data") from None
-    magic = _MAGIC.get(source["media_type"])
-    if magic is None or not data.startswith(magic):
-        raise Refused(f"{place}.image.source.base64: the data is not of the type {source['media_type']}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
+from .gemini_checks import Complaint, checked, error_body, functions_of, invalid, words_of
 from .server import FakeReply, FakeRequest, Fault, run_as_process
 from .vendor import FakeImageVendor, FakeTextVendor, FakeVendor, Reported, Trouble, tiny_png
 
@@ -20,13 +21,7 @@ RATINGS = [
     {"category": category, "probability": "NEGLIGIBLE"}
     for category in ("HARM_CATEGORY_HARASSMENT", "HARM_CATEGORY_DANGEROUS_CONTENT")
 ]
-_TOP = {"contents", "systemInstruction", "generationConfig", "safetySettings", "tools", "toolConfig", "cachedContent"}
-_CONFIG = {
-    "temperature", "topP", "topK", "maxOutputTokens", "stopSequences", "candidateCount", "seed", "responseMimeType",
-    "responseJsonSchema", "responseSchema", "thinkingConfig", "responseModalities", "imageConfig",
-}  # fmt: skip
-_PICTURES = {"image/png", "image/jpeg", "image/webp", "image/heic", "image/heif"}
-_RATIOS = {"1:1", "2:3", "3:2", "3:4", "4:3", "9:16", "16:9", "21:9"}
+Wishes = list[tuple[str, dict[str, Any]]]
 
 
 def event(value: object) -> bytes:
@@ -56,12 +51,6 @@ def blocked(reason: str = "PROHIBITED_CONTENT") -> dict[str, Any]:
     }
 
 
-def error_body(code: int, status: str, message: str, *details: Mapping[str, object]) -> dict[str, Any]:
-    """Google's error object."""
-    error: dict[str, Any] = {"code": code, "message": message, "status": status}
-    return {"error": error | ({"details": list(details)} if details else {})}
-
-
 def reason(word: str) -> dict[str, object]:
     """An entry of an error's details that names a reason."""
     return {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": word, "domain": "googleapis.com"}
@@ -87,14 +76,6 @@ _TROUBLES: dict[Trouble, tuple[int, str, str, list[dict[str, object]]]] = {
     Trouble.TOO_LONG: (400, "INVALID_ARGUMENT", TOO_LONG_WORDS, []),
     Trouble.BAD_REQUEST: (400, "INVALID_ARGUMENT", "Request contains an invalid argument.", []),
 }
-
-
-class _Complaint(Exception):
-    """A request that Google would not accept."""
-
-    def __init__(self, code: int, status: str, message: str, *details: Mapping[str, object]) -> None:
-        super().__init__(message)
-        self.reply = FakeReply.json(error_body(code, status, message, *details), status=code)
 
 
 class _Gemini(FakeVendor):
@@ -136,18 +117,18 @@ class _Gemini(FakeVendor):
             if request.method == "GET" and request.path == "/v1beta/models":
                 return self._list(request)
             return self._generate(request)
-        except _Complaint as complaint:
+        except Complaint as complaint:
             return complaint.reply
 
     def _check_key(self, request: FakeRequest) -> None:
         if "key" in request.query:
-            raise _Complaint(400, "INVALID_ARGUMENT", "This fake wants no key in an address: it lands in logs.")
+            raise Complaint(400, "INVALID_ARGUMENT", "This fake wants no key in an address: it lands in logs.")
         given = request.header("x-goog-api-key")
         if not given:
-            raise _Complaint(403, "PERMISSION_DENIED", "Method doesn't allow unregistered callers.")
+            raise Complaint(403, "PERMISSION_DENIED", "Method doesn't allow unregistered callers.")
         if given != self.key:
             code, status, message, details = _TROUBLES[Trouble.BAD_KEY]
-            raise _Complaint(code, status, message, *details)
+            raise Complaint(code, status, message, *details)
 
     def _list(self, request: FakeRequest) -> FakeReply:
         start = int(request.query.get("pageToken", ["0"])[0])
@@ -174,95 +155,18 @@ class _Gemini(FakeVendor):
         if request.method != "POST" or method not in ("generateContent", "streamGenerateContent"):
             return FakeReply(404, {"Content-Type": "text/html"}, b"<html>Not Found</html>")
         if model not in self.models:
-            raise _Complaint(404, "NOT_FOUND", f"models/{model} is not found for API version v1beta.")
-        body = self._checked(request, model)
+            raise Complaint(404, "NOT_FOUND", f"models/{model} is not found for API version v1beta.")
+        body = checked(request, model)
         with self.lock:
             self.calls.append(body)
         for name, words in self.refuse.items():
             config = body.get("generationConfig", {})
             if name in body or name in config or name in config.get("imageConfig", {}):
-                raise _Complaint(400, "INVALID_ARGUMENT", words)
+                raise Complaint(400, "INVALID_ARGUMENT", words)
         return self._answer(body, model, request, streamed=method == "streamGenerateContent")
 
     def _answer(self, body: dict[str, Any], model: str, request: FakeRequest, *, streamed: bool) -> FakeReply:
         raise NotImplementedError
-
-    def _checked(self, request: FakeRequest, model: str) -> dict[str, Any]:
-        """The body, if it is as Google wants it."""
-        try:
-            body = request.json()
-        except ValueError:
-            raise _invalid("Invalid JSON payload received.") from None
-        for name in body.keys() - _TOP:
-            raise _invalid(f'Invalid JSON payload received. Unknown name "{name}": Cannot find field.')
-        contents = body.get("contents")
-        if not isinstance(contents, list) or not contents:
-            raise _invalid("* GenerateContentRequest.contents: contents is not specified")
-        for position, content in enumerate(contents):
-            if content.get("role") not in ("user", "model"):
-                raise _invalid("Please use a valid role: user, model.")
-            if position and contents[position - 1]["role"] == content["role"]:
-                raise _invalid("Please ensure that multiturn requests alternate between user and model.")
-            _check_parts(content)
-        if contents[-1]["role"] != "user":
-            raise _invalid("Please ensure that the last turn is the user's.")
-        if "systemInstruction" in body:
-            _check_parts(body["systemInstruction"])
-        _check_config(body.get("generationConfig", {}), model)
-        return body
-
-
-def _invalid(message: str) -> _Complaint:
-    return _Complaint(400, "INVALID_ARGUMENT", message)
-
-
-def _check_parts(content: Mapping[str, Any]) -> None:
-    parts = content.get("parts")
-    if not isinstance(parts, list) or not parts:
-        raise _invalid("* GenerateContentRequest.contents[0].parts: contents.parts must not be empty.")
-    for part in parts:
-        if set(part) == {"text"} and isinstance(part["text"], str) and part["text"]:
-            continue
-        inline = part.get("inlineData")
-        # Google takes a field's name in either spelling, and its own SDK sends this one in the other.
-        kind = inline.get("mimeType", inline.get("mime_type")) if isinstance(inline, dict) else None
-        if set(part) != {"inlineData"} or kind is None or set(inline) - {"mimeType", "mime_type"} != {"data"}:
-            raise _invalid("* contents.parts.data: required oneof field 'data' must have one initialized field")
-        if kind not in _PICTURES:
-            raise _invalid(f"Unsupported MIME type: {kind}")
-        base64.b64decode(inline["data"], validate=True)
-
-
-def _check_config(config: Mapping[str, Any], model: str) -> None:
-    for name in config.keys() - _CONFIG:
-        raise _invalid(f"Invalid JSON payload received. Unknown name \"{name}\" at 'generation_config': Cannot find field.")
-    if len(config.get("stopSequences", ())) > 5:
-        raise _invalid("The number of stop sequences must not exceed 5.")
-    if "responseJsonSchema" in config and config.get("responseMimeType") != "application/json":
-        raise _invalid("Response schema is only supported with response mime type application/json.")
-    if not 0 <= config.get("temperature", 1) <= 2:
-        raise _invalid("temperature must be in the range [0.0, 2.0].")
-    if config.get("maxOutputTokens", 1) < 1:
-        raise _invalid("max_output_tokens must be positive.")
-    thinking = config.get("thinkingConfig", {})
-    if "thinkingLevel" in thinking and ("2.5" in model or not model.startswith("gemini-")):
-        raise _invalid("Thinking level is not supported for this model.")
-    if "thinkingBudget" in thinking and "2.5" not in model:
-        raise _invalid("Thinking budget is not supported for this model.")
-    shape = config.get("imageConfig", {})
-    if not set(shape) <= {"aspectRatio", "imageSize"} or shape.get("aspectRatio", "1:1") not in _RATIOS:
-        raise _invalid("Invalid aspect_ratio.")
-    if shape.get("imageSize", "1K") not in ("1K", "2K", "4K"):
-        raise _invalid("Invalid image_size.")
-    if "IMAGE" in config.get("responseModalities", ()) and "image" not in model:
-        raise _invalid("Model does not support the requested response modalities: image")
-
-
-def words_of(body: Mapping[str, Any]) -> int:
-    """The tokens of a request: a word is one, a picture is 258."""
-    contents = [*body["contents"], *([body["systemInstruction"]] if "systemInstruction" in body else [])]
-    parts = [part for content in contents for part in content["parts"]]
-    return sum(len(part["text"].split()) if "text" in part else 258 for part in parts)
 
 
 class FakeGemini(_Gemini, FakeTextVendor):
@@ -286,36 +190,56 @@ class FakeGemini(_Gemini, FakeTextVendor):
 
     def _answer(self, body: dict[str, Any], model: str, request: FakeRequest, *, streamed: bool) -> FakeReply:
         prompt = max(words_of(body), self.cached_tokens)
+        wishes = self._wishes(body)
+        text = self.wish_text if wishes else self.text
         if not streamed:
             self.delay()
-            counts = self._usage(prompt, len(self.text.split()))
-            self._tell(prompt, len(self.text.split()), model)
-            return FakeReply.json(chunk({"text": self.text}, finish=self.finish or "STOP", usage=counts), headers=JSON)
+            if self.script is not None:
+                return FakeReply(200, JSON, self.script())
+            size = _size(text, wishes)
+            counts = self._usage(prompt, size)
+            self._tell(prompt, size, model)
+            parts: list[dict[str, object]] = [{"text": text}] if text or not wishes else []
+            parts += _calls(wishes)
+            if self.thoughts:
+                parts.insert(0, {"text": self.thoughts, "thought": True})
+            return FakeReply.json(chunk(*parts, finish=self.finish or "STOP", usage=counts), headers=JSON)
         if request.query.get("alt") != ["sse"]:
-            return FakeReply(200, JSON, self._array(self.text, prompt, model))
-        return FakeReply(200, SSE, self._late(self.text, prompt, model))
+            return FakeReply(200, JSON, self._array(text, prompt, model))
+        return FakeReply(200, SSE, self._late(text, prompt, model, wishes))
 
-    def _late(self, text: str, prompt: int, model: str) -> Iterator[bytes]:
+    def _wishes(self, body: Mapping[str, Any]) -> Wishes:
+        """The functions that it calls."""
+        config = body.get("toolConfig", {}).get("functionCallingConfig", {})
+        modes = {"ANY": "required", "NONE": "none"}
+        choice = (config.get("allowedFunctionNames") or [modes.get(config.get("mode"), "")])[0]
+        answered = any("functionResponse" in part for part in body["contents"][-1]["parts"])
+        return self.asked_for([function["name"] for function in functions_of(body)], choice, answered=answered)
+
+    def _late(self, text: str, prompt: int, model: str, wishes: Wishes) -> Iterator[bytes]:
         self.delay()
-        yield from self.script() if self.script is not None else self._pieces(text, prompt, model)
+        yield from self.script() if self.script is not None else self._pieces(text, prompt, model, wishes)
 
     def _array(self, text: str, prompt: int, model: str) -> Iterator[bytes]:
         for position, piece in enumerate(self._pieces(text, prompt, model)):
             yield (b",\n" if position else b"[") + piece.removeprefix(b"data: ").rstrip()
         yield b"\n]\n"
 
-    def _pieces(self, text: str, prompt: int, model: str) -> Iterator[bytes]:
+    def _pieces(self, text: str, prompt: int, model: str, wishes: Wishes | None = None) -> Iterator[bytes]:
         if self.thoughts:
             yield event(chunk({"text": self.thoughts, "thought": True}, usage=self._usage(prompt, 0)))
-        words = text.split(" ")
+        words = text.split(" ") if text or not wishes else []
         for position, word in enumerate(words):
             part: dict[str, object] = {"text": f" {word}" if position else word}
             yield event(chunk(part, usage=self._usage(prompt, position + 1)))
             if self.piece_delay_s:
                 self.stopping.wait(self.piece_delay_s)
-        self._tell(prompt, len(text.split()), model)
+        size = _size(text, wishes)
+        for part in _calls(wishes):
+            yield event(chunk(part, usage=self._usage(prompt, size)))
+        self._tell(prompt, size, model)
         last = {"text": "", "thoughtSignature": "c2lnbmF0dXJl"}
-        yield event(chunk(last, finish=self.finish or "STOP", usage=self._usage(prompt, len(text.split()))))
+        yield event(chunk(last, finish=self.finish or "STOP", usage=self._usage(prompt, size)))
 
     def _usage(self, prompt: int, answer: int) -> dict[str, object] | None:
         """As Google counts: thoughts beside the candidates, cached tokens inside the prompt, zeros left out."""
@@ -335,6 +259,19 @@ class FakeGemini(_Gemini, FakeTextVendor):
         if self.with_usage:
             output = answer + self.reasoning_tokens
             self.report(Reported(model, prompt, output, self.cached_tokens, self.reasoning_tokens))
+
+
+def _calls(wishes: Wishes | None) -> list[dict[str, object]]:
+    """The parts that call functions; the first one is signed."""
+    parts: list[dict[str, object]] = [{"functionCall": {"name": name, "args": args}} for name, args in wishes or ()]
+    if parts:
+        parts[0]["thoughtSignature"] = "c2lnbmF0dXJl"
+    return parts
+
+
+def _size(text: str, wishes: Wishes | None) -> int:
+    """The tokens of an answer: words, those of calls too."""
+    return len(text.split()) + sum(1 + len(json.dumps(args).split()) for _, args in wishes or ())
 
 
 class FakeGeminiImages(_Gemini, FakeImageVendor):
@@ -359,7 +296,7 @@ class FakeGeminiImages(_Gemini, FakeImageVendor):
 
     def _answer(self, body: dict[str, Any], model: str, request: FakeRequest, *, streamed: bool) -> FakeReply:
         if "IMAGE" not in body.get("generationConfig", {}).get("responseModalities", ()):
-            raise _invalid("This model answers with pictures only.")
+            raise invalid("This model answers with pictures only.")
         self.delay()
         parts = self.parts
         if parts is None:

@@ -15,6 +15,7 @@ from .vendor import FakeTextVendor, Reported, Trouble
 
 NDJSON = "application/x-ndjson"
 CREATED = "2026-11-21T10:00:00.123456789Z"
+Wishes = list[tuple[str, dict[str, Any]]]
 _OPTIONS = {
     "num_predict": int,
     "num_ctx": int,
@@ -167,8 +168,23 @@ class FakeOllama(FakeTextVendor):
         if self.streams and body.get("stream", True):
             return FakeReply(200, {"Content-Type": NDJSON}, self._stream(body))
         self.delay()
+        if self.script is not None:
+            return FakeReply(200, {"Content-Type": "application/json"}, self.script())
         self.report(self._counts(body))
-        return FakeReply.json(self._end(body) | {"message": {"role": "assistant", "content": self.text}})
+        message: dict[str, Any] = {"role": "assistant", "content": self._text(body)}
+        if wishes := _calls(self._wishes(body)):
+            message["tool_calls"] = wishes
+        if self.reasoning_tokens:
+            message["thinking"] = "hm " * self.reasoning_tokens
+        return FakeReply.json(self._end(body) | {"message": message})
+
+    def _wishes(self, body: dict[str, Any]) -> Wishes:
+        """The tools that it asks for. Its format knows no choice."""
+        offered = [tool["function"]["name"] for tool in body.get("tools") or ()]
+        return self.asked_for(offered, "", answered=body["messages"][-1]["role"] == "tool")
+
+    def _text(self, body: dict[str, Any]) -> str:
+        return self.wish_text if self._wishes(body) else self.text
 
     def _complaint(self, body: dict[str, Any]) -> tuple[int, str] | None:
         """The status and words of the server for a body that it does not take."""
@@ -190,6 +206,11 @@ class FakeOllama(FakeTextVendor):
             return 400, "invalid JSON schema in format"
         if "format" in body and body["format"] != "json" and not isinstance(body["format"], dict):
             return 400, 'invalid format: expected "json" or a JSON schema'
+        if body.get("tools") and "tools" not in self.models[name]:
+            return 400, f'"{body["model"]}" does not support tools'
+        for tool in body.get("tools") or ():
+            if tool.get("type") != "function" or tool["function"].get("parameters", {}).get("type") != "object":
+                return 400, "json: cannot unmarshal into Go struct field ChatRequest.tools"
         return _bad_options(body.get("options", {})) or self._bad_messages(body, vision="vision" in self.models[name])
 
     def _bad_messages(self, body: dict[str, Any], *, vision: bool) -> tuple[int, str] | None:
@@ -201,6 +222,9 @@ class FakeOllama(FakeTextVendor):
                 return 400, "invalid message role"
             if not isinstance(message.get("content"), str):
                 return 400, "json: cannot unmarshal into Go struct field Message.messages.content of type string"
+            for wish in message.get("tool_calls", ()):
+                if not isinstance(wish["function"]["arguments"], dict):
+                    return 400, "json: cannot unmarshal string into Go struct field ToolCallFunction.arguments"
             for image in message.get("images", []):
                 try:
                     base64.b64decode(image, validate=True)
@@ -221,10 +245,13 @@ class FakeOllama(FakeTextVendor):
         model = body["model"]
         for _ in range(self.reasoning_tokens):
             yield line(text_line("", model, thinking="hm "))
-        for piece in _pieces(self.text):
+        text, wishes = self._text(body), _calls(self._wishes(body))
+        for piece in _pieces(text) if text or not wishes else ():
             yield line(text_line(piece, model))
             if self.piece_delay_s:
                 self.stopping.wait(self.piece_delay_s)
+        for wish in wishes:
+            yield line(text_line("", model, tool_calls=[wish]))
         self.report(self._counts(body))
         yield line(self._end(body))
 
@@ -238,12 +265,19 @@ class FakeOllama(FakeTextVendor):
 
     def _counts(self, body: dict[str, Any]) -> Reported:
         # Ollama tells neither cached nor reasoning tokens apart; the latter are in its count of the answer.
-        answer = len(self.text.split()) + self.reasoning_tokens
+        answer = len(self._text(body).split()) + self.reasoning_tokens
+        answer += sum(1 + len(json.dumps(arguments).split()) for _, arguments in self._wishes(body))
         return Reported(model=body["model"], input_tokens=self._prompt_tokens(body), output_tokens=answer)
 
     def _prompt_tokens(self, body: dict[str, Any]) -> int:
         """Words stand for tokens."""
         return sum(len(message["content"].split()) for message in body["messages"])
+
+
+def _calls(wishes: Wishes) -> list[dict[str, Any]]:
+    return [
+        {"function": {"index": index, "name": name, "arguments": arguments}} for index, (name, arguments) in enumerate(wishes)
+    ]
 
 
 def _bad_options(options: object) -> tuple[int, str] | None:

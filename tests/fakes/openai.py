@@ -20,6 +20,8 @@ PICTURE_TOKENS = 85
 _ROLES = ("developer", "system", "user", "assistant", "tool")
 _DATA_URL = re.compile(r"data:image/(png|jpeg|gif|webp);base64,([A-Za-z0-9+/]+=*)\Z")
 _SCHEMA_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+_FRAGMENT_CHARS = 7
+Wishes = list[tuple[str, dict[str, Any]]]
 
 
 def event(value: object) -> bytes:
@@ -40,6 +42,14 @@ def text_chunk(content: object, **choice: object) -> dict[str, Any]:
         "usage": None,
         "obfuscation": "q7Rt",
     }
+
+
+def tool_chunk(index: int, arguments: str, *, id: str = "", name: str = "") -> dict[str, Any]:
+    """A chunk with a fragment of a tool call; the first one has its id and name."""
+    wish: dict[str, Any] = {"index": index, "function": {"arguments": arguments}}
+    if id:
+        wish |= {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+    return text_chunk(None, delta={"tool_calls": [wish]})
 
 
 class FakeOpenAI(FakeTextVendor):
@@ -150,58 +160,88 @@ class FakeOpenAI(FakeTextVendor):
             raise _Refused(f"Unsupported parameter: '{name}'.", "unsupported_parameter", name)
         _check(body)
         text = self.text if isinstance(self.text, str) else self.text(body)
+        wishes = self._wishes(body)
+        text = self.wish_text if wishes else text
         headers = {"x-request-id": f"req-{number}", "openai-processing-ms": "12", "x-ratelimit-remaining-requests": "499"}
         if body.get("stream"):
-            return FakeReply(200, headers | {"Content-Type": SSE}, self._stream(body, text))
+            return FakeReply(200, headers | {"Content-Type": SSE}, self._stream(body, text, wishes))
         self.stopping.wait(self.first_delay_s)
-        document = self._document(body, text)
-        self.report(self._reported(document["usage"]))
+        if self.script is not None:
+            return FakeReply(200, headers | {"Content-Type": "application/json"}, self.script())
+        document = self._document(body, text, wishes)
+        self.report(self._reported(self.usage(body, text, wishes)))
         return FakeReply.json(document, headers=headers)
 
-    def _stream(self, body: dict[str, Any], text: str) -> Iterator[bytes]:
+    def _wishes(self, body: dict[str, Any]) -> Wishes:
+        """The tools that it asks for."""
+        choice = body.get("tool_choice") or ""
+        named = choice if isinstance(choice, str) else choice["function"]["name"]
+        offered = [tool["function"]["name"] for tool in body.get("tools") or ()]
+        return self.asked_for(offered, named, answered=body["messages"][-1]["role"] == "tool")
+
+    def _stream(self, body: dict[str, Any], text: str, wishes: Wishes) -> Iterator[bytes]:
         if self.first_delay_s:
             self.stopping.wait(self.first_delay_s)
         if self.script is not None:
             yield from self.script()
             return
         held = b""
-        for position, piece in enumerate(self._events(body, text)):
+        for position, piece in enumerate(self._events(body, text, wishes)):
             if held:
                 yield held
             if position > 1 and self.piece_delay_s:
                 self.stopping.wait(self.piece_delay_s)
             held = piece
-        self.report(self._reported(self.usage(body, text)))
+        self.report(self._reported(self.usage(body, text, wishes)))
         yield held
 
-    def _events(self, body: dict[str, Any], text: str) -> Iterator[bytes]:
+    def _events(self, body: dict[str, Any], text: str, wishes: Wishes | None = None) -> Iterator[bytes]:
         start = text_chunk("")
         start["choices"][0]["delta"] |= {"role": "assistant", "refusal": None}
         yield event(start)
-        for position, word in enumerate(text.split(" ")):
+        for position, word in enumerate(text.split(" ") if text or not wishes else ()):
             yield event(text_chunk(f" {word}" if position else word))
-        yield event(text_chunk(None, delta={}, finish_reason=self.finish or "stop"))
+        for index, (name, arguments) in enumerate(wishes or ()):
+            yield event(tool_chunk(index, "", id=f"call_{index:04}", name=name))
+            written = json.dumps(arguments, ensure_ascii=False)
+            for start_at in range(0, len(written), _FRAGMENT_CHARS):
+                yield event(tool_chunk(index, written[start_at : start_at + _FRAGMENT_CHARS]))
+        yield event(text_chunk(None, delta={}, finish_reason=self._reason(wishes)))
         if self.with_usage and (body.get("stream_options") or {}).get("include_usage"):
-            yield event(text_chunk(None) | {"choices": [], "usage": self.usage(body, text)})
+            yield event(text_chunk(None) | {"choices": [], "usage": self.usage(body, text, wishes)})
         yield event("[DONE]")
 
-    def _document(self, body: dict[str, Any], text: str) -> dict[str, Any]:
+    def _reason(self, wishes: Wishes | None) -> str:
+        return self.finish or ("tool_calls" if wishes else "stop")
+
+    def _document(self, body: dict[str, Any], text: str, wishes: Wishes | None = None) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self.finish or "stop"}
-        return {
+        if wishes:
+            message["content"] = text or None
+            message["tool_calls"] = [
+                {"id": f"call_{index:04}", "type": "function"}
+                | {"function": {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)}}
+                for index, (name, arguments) in enumerate(wishes)
+            ]
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self._reason(wishes)}
+        whole = {
             "id": "chatcmpl-fake",
             "object": "chat.completion",
             "created": ANSWERED_AT,
             "model": "fake-model-2026",
             "choices": [choice],
-            "usage": self.usage(body, text),
+            "usage": self.usage(body, text, wishes),
             "service_tier": "default",
         }
+        if not self.with_usage:
+            del whole["usage"]
+        return whole
 
-    def usage(self, body: dict[str, Any], text: str) -> dict[str, Any]:
+    def usage(self, body: dict[str, Any], text: str, wishes: Wishes | None = None) -> dict[str, Any]:
         """Words stand for tokens: deterministic, and easy to reckon with in a test."""
         prompt = sum(_tokens(message["content"]) for message in body["messages"])
         answer = len(text.split()) + self.reasoning_tokens
+        answer += sum(1 + len(json.dumps(arguments).split()) for _, arguments in wishes or ())
         told = {
             "prompt_tokens": prompt,
             "completion_tokens": answer,
@@ -239,13 +279,71 @@ def _check(body: Mapping[str, Any]) -> None:
     for message in messages:
         if not isinstance(message, dict) or message.get("role") not in _ROLES:
             raise _Refused("Invalid value for 'role'.", "invalid_value", "messages")
-        _check_content(message.get("content"))
+        if message.get("content") is not None or not message.get("tool_calls"):
+            _check_content(message.get("content"))
+    _check_tool_turns(messages)
+    _check_tools(body)
+    if not 0 <= body.get("top_p", 1) <= 1:
+        raise _Refused("Invalid 'top_p': must be between 0 and 1.", "invalid_value", "top_p")
     if len(body.get("stop") or []) > 4:
         raise _Refused("Invalid 'stop': array too long.", "array_above_max_length", "stop")
     if body.get("stream_options") is not None and not body.get("stream"):
         raise _Refused("The 'stream_options' parameter is only allowed when 'stream' is enabled.", None, "stream_options")
     if body.get("response_format") is not None:
         _check_format(body["response_format"], json.dumps(messages))
+
+
+def _check_tool_turns(messages: list[dict[str, Any]]) -> None:
+    """Tools' answers follow at once to the turn that asked for them, and none is missing."""
+    waiting: set[str] = set()
+    for message in messages:
+        if message["role"] == "tool":
+            if message.get("tool_call_id") not in waiting:
+                words = "messages with role 'tool' must be a response to a preceding message with 'tool_calls'."
+                raise _Refused(f"Invalid parameter: {words}", None, "messages")
+            if not isinstance(message["content"], str):
+                raise _Refused("Invalid content of a 'tool' message.", "invalid_value", "messages")
+            waiting.remove(message["tool_call_id"])
+            continue
+        if waiting:
+            raise _Refused(f"An assistant message with 'tool_calls' must be followed by answers: {waiting}", None, "messages")
+        for wish in message.get("tool_calls") or ():
+            function = wish.get("function") or {}
+            if wish.get("type") != "function" or not isinstance(function.get("arguments"), str):
+                raise _Refused("Invalid 'tool_calls'.", "invalid_value", "messages")
+            if not _SCHEMA_NAME.match(str(function.get("name"))) or not 0 < len(str(wish.get("id"))) <= 40:
+                raise _Refused("Invalid 'tool_calls': a name or an id.", "string_above_max_length", "messages")
+            waiting.add(wish["id"])
+    if waiting:
+        raise _Refused(f"An assistant message with 'tool_calls' must be followed by answers: {waiting}", None, "messages")
+
+
+def _check_tools(body: Mapping[str, Any]) -> None:
+    tools = body.get("tools")
+    if tools is None:
+        for name in ("tool_choice", "parallel_tool_calls"):
+            if name in body:
+                raise _Refused(f"'{name}' is only allowed when 'tools' are specified.", "invalid_value", name)
+        return
+    if not isinstance(tools, list) or not 0 < len(tools) <= 128:
+        raise _Refused("Invalid 'tools': 1 to 128 of them.", "invalid_value", "tools")
+    names = set()
+    for tool in tools:
+        function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
+        if not isinstance(function, dict) or not _SCHEMA_NAME.match(str(function.get("name"))):
+            raise _Refused("Invalid 'tools[0].function.name'.", "invalid_value", "tools[0].function.name")
+        schema = function.get("parameters", {"type": "object", "properties": {}})
+        if not isinstance(schema, dict) or schema.get("type") != "object":
+            raise _Refused("schema must be a JSON Schema of 'type: \"object\"'", "invalid_function_parameters", "tools")
+        if function.get("strict") and schema.get("additionalProperties") is not False:
+            words = "'additionalProperties' is required to be supplied and to be false."
+            raise _Refused(words, "invalid_function_parameters", "tools[0].function.parameters")
+        names.add(function["name"])
+    choice = body.get("tool_choice", "auto")
+    if isinstance(choice, dict) and choice.get("type") == "function" and choice["function"]["name"] in names:
+        return
+    if choice not in ("auto", "none", "required"):
+        raise _Refused("Invalid value for 'tool_choice'.", "invalid_value", "tool_choice")
 
 
 def _check_content(content: object) -> None:
@@ -279,7 +377,9 @@ def _check_format(form: Any, prompt: str) -> None:
         raise _Refused("Invalid 'response_format.type'.", "invalid_value", "response_format")
 
 
-def _tokens(content: str | list[dict[str, Any]]) -> int:
+def _tokens(content: str | list[dict[str, Any]] | None) -> int:
+    if content is None:
+        return 0
     if isinstance(content, str):
         return len(content.split())
     return sum(len(part["text"].split()) if part["type"] == "text" else PICTURE_TOKENS for part in content)

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from .server import FakeServer, Fault
 
@@ -91,8 +92,21 @@ class FakeTextVendor(FakeVendor):
         """How many input tokens it says were read from its cache, in the vendor's own convention of counting."""
         self.reasoning_tokens = 0
         """How many reasoning tokens it adds to the output."""
+        self.wishes: list[tuple[str, dict[str, Any]]] = []
+        """Tools that it asks for, with their arguments, where a call offers any and does not end with a tool's answer."""
+        self.wish_text = ""
+        """What it says before it asks for them."""
         self.script: Callable[[], Iterator[bytes]] | None = None
-        """Replaces the body of a streamed answer: the pieces are sent as they are."""
+        """Replaces the body of an answer: the pieces are sent as they are."""
+
+    def asked_for(self, offered: list[str], choice: str, *, answered: bool) -> list[tuple[str, dict[str, Any]]]:
+        """The tools that it asks for: `wishes`, or one if it must. `choice` is '', `auto`, `none`, `required` or a name;
+        `answered` tells that the call ends with what a tool gave."""
+        if not offered or choice == "none" or answered:
+            return []
+        if choice in offered:
+            return [(choice, dict(self.wishes).get(choice, {}))]
+        return self.wishes or ([(offered[0], {})] if choice == "required" else [])
 
     @abstractmethod
     def good_stream(self, text: str) -> bytes:

@@ -33,7 +33,7 @@ from webapp.routing.http import build_client, call_limits
 PNG = Picture("image/png", tiny_png())
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": False}
 USER = (Turn(Role.USER, "hi"),)
-SEES = frozenset({Capability.VISION})
+SEES = frozenset({Capability.VISION, Capability.TOOLS})
 BOTH = SEES | {Capability.JSON}
 
 
@@ -337,7 +337,7 @@ def test_a_list_says_what_is_known_of_a_model(anthropic: Anthropic, vendor: Fake
     assert first.capabilities == BOTH
     assert (first.note, second.note, third.note) == ("", "deprecated, switched off on 2026-11-30", "retired")
     assert second.capabilities == BOTH
-    assert (third.label, third.context_tokens, third.output_tokens, third.capabilities) == ("", None, None, frozenset())
+    assert (third.label, third.context_tokens, third.output_tokens, third.capabilities) == ("", None, None, {Capability.TOOLS})
 
 
 def test_a_list_without_end_is_left_after_some_pages(anthropic: Anthropic, vendor: FakeAnthropic, http: httpx.Client) -> None:

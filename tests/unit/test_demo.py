@@ -138,7 +138,7 @@ def test_a_schema_that_refers_to_itself_for_ever_has_an_end() -> None:
 
 
 def test_pictures_are_taken_and_not_looked_at(demo: DemoProvider) -> None:
-    assert demo.model_info("demo").capabilities == frozenset(Capability)
+    assert demo.model_info("demo").capabilities == {Capability.VISION, Capability.JSON}
     seen = Turn(Role.USER, "what is this?", (Picture("image/png", b"1"), Picture("image/png", b"2")))
     text, _ = run(demo, replace(call(""), turns=(seen,)))
     assert "You sent 2 pictures, which the demo cannot look at." in text

@@ -825,7 +825,7 @@ def test_the_models_of_all_pages_that_write_texts_are_listed(
     assert [info.id for info in listed] == ["gemini-3.8-flash", "gemma-4-31b-it"]
     first = listed[0]
     assert (first.label, first.context_tokens, first.output_tokens) == ("Gemini 3.8 Flash", 1_048_576, 65_536)
-    assert first.capabilities == {Capability.VISION, Capability.JSON}
+    assert first.capabilities == {Capability.VISION, Capability.JSON, Capability.TOOLS}
     assert listed[1].capabilities is None
     assert len(vendor.requests) == 3
 

@@ -567,10 +567,10 @@ def test_the_models_that_can_chat_are_listed_with_what_they_can_do(
     plain, seeing = provider.models(http)
     assert (plain.id, plain.label) == ("fake-model:latest", "fake-model:latest (3.2B, Q4_K_M)")
     assert plain.context_tokens == 8192
-    assert plain.capabilities == {Capability.JSON}
+    assert plain.capabilities == {Capability.JSON, Capability.TOOLS}
     assert seeing.capabilities == {Capability.JSON, Capability.VISION}
     assert [r.path for r in vendor.requests] == ["/api/tags"]
-    assert provider.model_info("fake-model").capabilities == {Capability.JSON}
+    assert provider.model_info("fake-model").capabilities == {Capability.JSON, Capability.TOOLS}
     assert provider.model_info("fake-model").id == "fake-model"
     assert provider.model_info("other").capabilities is None
     assert len(vendor.requests) == 1

@@ -29,6 +29,7 @@ CLOSED: dict[str, Any] = {
 }
 OPEN: dict[str, Any] = {"type": "object", "properties": {"city": {"type": "string"}}}
 BOTH = frozenset({Capability.VISION, Capability.JSON})
+ALL = BOTH | {Capability.TOOLS}
 
 
 def row(name: str, settings: Mapping[str, str]) -> OpenAICompatible:
@@ -102,8 +103,8 @@ def test_an_operator_is_told_of_a_model_that_ends(openai: OpenAICompatible, vend
 
 def test_models_under_another_vendors_roof_are_known_too() -> None:
     info = row("openrouter", {}).model_info("openai/gpt-4.1-mini")
-    assert (info.context_tokens, info.capabilities) == (1_047_576, BOTH)
-    assert row("groq", {}).model_info("openai/gpt-oss-20b").capabilities == {Capability.JSON}
+    assert (info.context_tokens, info.capabilities) == (1_047_576, ALL)
+    assert row("groq", {}).model_info("openai/gpt-oss-20b").capabilities == {Capability.JSON, Capability.TOOLS}
     assert row("mistral", {}).model_info("mistral-small-latest").capabilities is None
 
 
@@ -116,10 +117,11 @@ def test_a_list_of_models_keeps_what_the_server_tells_of_them() -> None:
                 "name": "B",
                 "context_length": 4096,
                 "architecture": {"input_modalities": ["text", "image"]},
-                "supported_parameters": ["response_format"],
+                "supported_parameters": ["response_format", "tools"],
                 "top_provider": {"max_completion_tokens": 512},
             },
             {"id": "mistral-x", "max_context_length": 32_000, "capabilities": {"vision": False}},
+            {"id": "mistral-y", "capabilities": {"vision": True, "function_calling": True}},
             {"id": "served", "max_model_len": 8192},
             {"id": "odd", "context_length": -1, "capabilities": 7, "architecture": [], "name": 5, "shutdown_date": 3},
             {"id": "odd"},
@@ -131,11 +133,11 @@ def test_a_list_of_models_keeps_what_the_server_tells_of_them() -> None:
         ]
     }
     found = {info.id: info for info in models_in(listed, OPENAI)}
-    assert list(found) == ["gpt-4.1-mini", "a/b", "mistral-x", "served", "odd"]
+    assert list(found) == ["gpt-4.1-mini", "a/b", "mistral-x", "mistral-y", "served", "odd"]
     assert found["gpt-4.1-mini"].note == "Switched off on 2027-01-31."
     assert found["gpt-4.1-mini"].context_tokens == 1_047_576
     assert (found["a/b"].label, found["a/b"].context_tokens, found["a/b"].output_tokens) == ("B", 4096, 512)
-    assert found["a/b"].capabilities == BOTH
+    assert found["a/b"].capabilities == found["mistral-y"].capabilities == ALL
     assert (found["mistral-x"].context_tokens, found["mistral-x"].capabilities) == (32_000, {Capability.JSON})
     assert found["served"].context_tokens == 8192
     assert (found["odd"].context_tokens, found["odd"].capabilities, found["odd"].label) == (None, None, "")
@@ -143,7 +145,7 @@ def test_a_list_of_models_keeps_what_the_server_tells_of_them() -> None:
 
 @pytest.mark.parametrize(
     ("given", "able"),
-    [("", None), ("vision,json", BOTH), (" JSON ", {Capability.JSON}), ("vision", {Capability.VISION}), ("none", set())],
+    [("", None), ("vision,json", BOTH), (" JSON ", {Capability.JSON}), ("vision,json,tools", ALL), ("none", set())],
 )
 def test_the_operator_says_what_a_compatible_server_can_do(
     vendor: FakeOpenAI, http: httpx.Client, given: str, able: set[Capability] | None

@@ -21,7 +21,7 @@ class ToolFlow:
 
     A vendor that streams them is followed by `begin`, `feed` and `end`; one that sends them complete by `call`. What a vendor
     names no id for gets one. `ValueError` for a wish without a proper name, arguments that are no text and no object, and more
-    of either than any answer has.
+    of either than any answer has. A wish without arguments has `{}`, so that they are JSON in any case.
     """
 
     def __init__(self) -> None:
@@ -44,16 +44,21 @@ class ToolFlow:
         if ready := self._flow.feed(self._written(arguments)):
             yield ToolPiece(self.count - 1, arguments=ready)
 
-    def end(self) -> Iterator[ToolPiece]:
-        """What was held back of the present wish, if there is one."""
+    def end(self, *, cut: bool = False) -> Iterator[ToolPiece]:
+        """What was held back of the present wish, if there is one; `{}` if it had no arguments, unless it was `cut` short."""
         flow, self._flow = self._flow, None
-        if flow is not None and (ready := flow.feed("", last=True)):
+        if flow is None:
+            return
+        ready = flow.feed("", last=True)
+        if not flow.visible and not cut:
+            ready = "{}"
+        if ready:
             yield ToolPiece(self.count - 1, arguments=ready)
 
     def call(self, name: object, call_id: object, arguments: object) -> Iterator[ToolPiece]:
         """A wish that came complete."""
         yield from self.end()
-        yield self._first(name, call_id, TextFlow().feed(self._written(arguments), last=True))
+        yield self._first(name, call_id, TextFlow().feed(self._written(arguments), last=True) or "{}")
 
     def _first(self, name: object, call_id: object, arguments: str) -> ToolPiece:
         if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > TOOL_NAME_CHARS:

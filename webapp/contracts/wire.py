@@ -93,6 +93,8 @@ class TextFlow:
 
 def token_count(value: object) -> int | None:
     """A token count, None where it is missing or cannot be one."""
+    if type(value) is int:
+        return value if 0 <= value <= _TOKENS_MAX else None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _TOKENS_MAX:
@@ -102,13 +104,16 @@ def token_count(value: object) -> int | None:
 
 def token_part(value: object, whole: object) -> int:
     """A count that is part of another one; 0 where either cannot be believed."""
+    if not value:
+        return 0
     part, total = token_count(value), token_count(whole)
     return part if part is not None and total is not None and part <= total else 0
 
 
 def vendor_id(text: str) -> str:
     """A name or id from outside, fit for a log line and a column."""
-    return "".join(character for character in text[:200] if character.isprintable())
+    text = text[:200]
+    return text if text.isprintable() else "".join(character for character in text if character.isprintable())
 
 
 def vendor_words(text: str, secrets: Iterable[str] = ()) -> str:

@@ -63,5 +63,5 @@ if not (Path(__file__).parent / "fakes").is_dir():
 
 if "pytest" in sys.modules:  # a failed check then shows its values, as a test's own assertion does
     sys.modules["pytest"].register_assert_rewrite(
-        *(f"{__name__}.{name}" for name in ("asking", "promises", "broken", "pictures"))
+        *(f"{__name__}.{name}" for name in ("asking", "promises", "broken", "pictures", "tools"))
     )

@@ -22,6 +22,8 @@ from webapp.plugin import (
     Text,
     TextCall,
     TextProvider,
+    ToolCall,
+    ToolPiece,
     Turn,
     Usage,
 )
@@ -59,9 +61,11 @@ def image_call(prompt: str = "A lighthouse at dusk", **changes: Any) -> ImageCal
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a call: its pieces of text or its pictures as far as they came, then its usage or its error."""
+    """What became of a call: its pieces of text, tool calls or pictures as far as they came, then its usage or its error."""
 
     pieces: list[str] = field(default_factory=list)
+    wishes: list[ToolCall] = field(default_factory=list)
+    """The tools that were asked for, as far as they came."""
     pictures: list[Drawn] = field(default_factory=list)
     progress: list[int] = field(default_factory=list)
     usage: Usage | None = None
@@ -98,7 +102,7 @@ def run(
         outcome.error = exc
     if outcome.error is None:
         assert outcome.usage is not None, "it ended without a usage record"
-        assert outcome.text.strip() or outcome.pictures, "no answer: raise MalformedAnswer or RefusedByPolicy"
+        assert outcome.text.strip() or outcome.pictures or outcome.wishes, "no answer: raise MalformedAnswer or RefusedByPolicy"
         check_usage(outcome.usage)
     elif outcome.error.usage is not None:
         check_usage(outcome.error.usage)
@@ -122,10 +126,30 @@ def _note(outcome: Outcome, piece: object, *, draws: bool) -> None:
         assert piece.picture.data
         assert piece.picture.media_type in ("image/png", "image/jpeg", "image/gif", "image/webp")
         outcome.pictures.append(piece)
+    elif isinstance(piece, ToolPiece):
+        _note_wish(outcome.wishes, piece)
     else:
-        assert isinstance(piece, Text), f"a text provider yields Text and Usage, not {piece!r}"
+        assert isinstance(piece, Text), f"a text provider yields Text, ToolPiece and Usage, not {piece!r}"
         assert piece.text, "an empty piece of text"
         outcome.pieces.append(piece.text)
+
+
+def _note_wish(wishes: list[ToolCall], piece: ToolPiece) -> None:
+    if piece.index == len(wishes):
+        assert piece.id, "the first piece of a tool call has its id"
+        assert piece.name, "the first piece of a tool call has its name"
+        assert piece.id not in [wish.id for wish in wishes], "two tool calls of one id"
+        assert piece.id.isprintable()
+        assert len(piece.id) <= 200
+        assert len(piece.name) <= 200
+        wishes.append(ToolCall(piece.id, piece.name, piece.arguments))
+        return
+    assert piece.index == len(wishes) - 1, f"a piece of tool call {piece.index} after one of {len(wishes) - 1}"
+    assert not piece.id, "only the first piece of a tool call has its id"
+    assert not piece.name, "only the first piece of a tool call has its name"
+    assert piece.arguments, "an empty piece of arguments"
+    last = wishes[-1]
+    wishes[-1] = ToolCall(last.id, last.name, last.arguments + piece.arguments)
 
 
 def answer(provider: TextProvider, http: httpx.Client, made: TextCall | None = None) -> tuple[str, Usage]:

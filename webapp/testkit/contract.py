@@ -18,6 +18,7 @@ from webapp.testkit.broken import BrokenAnswers, Failures
 from webapp.testkit.fakes.server import FakeReply, FakeRequest, FakeServer, Fault
 from webapp.testkit.pictures import Pictures
 from webapp.testkit.promises import Answers, SelfDescription, VendorAnswers
+from webapp.testkit.tools import Tools, WholeAnswers
 
 __all__ = ["ImageProviderContract", "LocalProviderContract", "TextProviderContract"]
 
@@ -53,7 +54,7 @@ class LocalProviderContract(_Fixtures, SelfDescription, Answers):
     """What a provider promises that calls no vendor. Needs the fixture `provider`."""
 
 
-class TextProviderContract(_Fixtures, SelfDescription, VendorAnswers, Failures, BrokenAnswers):
+class TextProviderContract(_Fixtures, SelfDescription, VendorAnswers, Tools, WholeAnswers, Failures, BrokenAnswers):
     """What every text provider promises. Needs the fixtures `fake` and `provider`."""
 
 

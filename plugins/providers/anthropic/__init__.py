@@ -12,7 +12,7 @@ import httpx
 from plugins.providers.anthropic.answer import Answer
 from plugins.providers.anthropic.failures import OPTIONAL, Complaint, from_status
 from plugins.providers.anthropic.models import known, read_page
-from plugins.providers.anthropic.wire import encode, to_wire
+from plugins.providers.anthropic.wire import encode, holds_strictly, to_wire
 from webapp.plugin import (
     BadCredentials,
     Health,
@@ -23,6 +23,7 @@ from webapp.plugin import (
     Text,
     TextCall,
     TextProvider,
+    ToolPiece,
     Unavailable,
     Usage,
     Variable,
@@ -76,6 +77,7 @@ class Anthropic(TextProvider):
             "Content-Type": "application/json",
             "Accept": "text/event-stream, application/json",
         }
+        self._prepared: tuple[httpx.URL, httpx.Headers] | None = None
         self._learned: dict[str, frozenset[str]] = {}
 
     def missing(self) -> str:
@@ -94,12 +96,12 @@ class Anthropic(TextProvider):
         return known(model)
 
     # -- a call ----------------------------------------------------------------------------------------------------
-    def stream(self, call: TextCall, http: httpx.Client) -> Iterator[Text | Usage]:
-        """Always asks for a stream; takes a whole message from a gateway that does not stream."""
+    def stream(self, call: TextCall, http: httpx.Client) -> Iterator[Text | ToolPiece | Usage]:
+        """Asks for a stream, or for a whole message where the call wants that; takes either from any gateway."""
         answer: Answer | None = None
         try:
             with self._accepted(call, http) as response:
-                answer = Answer(self.label, self._key, response.headers.get("request-id", ""))
+                answer = Answer(self.label, self._key, response.headers.get("request-id", ""), tools=bool(call.tools))
                 yield from answer.read(response.iter_bytes())
         except _NETWORK as exc:
             error = error_for_network(self.label, exc)
@@ -114,21 +116,28 @@ class Anthropic(TextProvider):
         model = call.model or self.default_model
         without = self._learned.get(model, frozenset())
         timeout = httpx.Timeout(call.timeout_s, connect=min(CONNECT_S, call.timeout_s))
+        url, headers = self._address()
         while True:
             body = to_wire(call, model, label=self.label, version=self._version, without=without)
-            with http.stream(
-                "POST", f"{self.base_url}/v1/messages", content=encode(body), headers=self._headers, timeout=timeout
-            ) as response:
+            with http.stream("POST", url, content=encode(body), headers=headers, timeout=timeout) as response:
                 if response.is_success:
                     yield response
                     return
                 said, failure = self._failure(response)
-            refused = said.refused_field(name for name in OPTIONAL if name in body)
+            refused = said.refused_field(
+                name for name in OPTIONAL if name in body or (name == "strict" and holds_strictly(body))
+            )
             if type(failure) is not Rejected or failure.status not in (400, 422) or not refused:
                 raise failure
             without |= {refused}
             if said.is_lasting(refused):
                 self._learn(model, refused)
+
+    def _address(self) -> tuple[httpx.URL, httpx.Headers]:
+        """Where calls go and their headers, prepared once: httpx takes longer over an address than over the rest of a call."""
+        if self._prepared is None:
+            self._prepared = (httpx.URL(f"{self.base_url}/v1/messages"), httpx.Headers(self._headers))
+        return self._prepared
 
     def _ready(self) -> None:
         if missing := self.missing():

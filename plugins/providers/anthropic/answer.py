@@ -24,6 +24,8 @@ from webapp.plugin import (
     RefusedByPolicy,
     Text,
     TextFlow,
+    ToolFlow,
+    ToolPiece,
     Usage,
     lines,
     sse_events,
@@ -51,9 +53,10 @@ _OUTPUT_COUNTS = ("output_tokens", "output_tokens_details")
 
 
 class Answer:
-    """Reads one answer: feed its bytes to `read`, which yields `Text` pieces and then one `Usage`."""
+    """Reads one answer: feed its bytes to `read`, which yields `Text` and `ToolPiece`s and then one `Usage`."""
 
-    def __init__(self, label: str, secret: str = "", request_id: str = "") -> None:
+    def __init__(self, label: str, secret: str = "", request_id: str = "", *, tools: bool = False) -> None:
+        """`tools`: whether any were offered."""
         self._label = label
         self._secret = secret
         self._request_id = request_id
@@ -62,9 +65,14 @@ class Answer:
         self._refusal = ""
         self._counts: dict[str, object] = {}
         self._flow = TextFlow()
+        self._tools = ToolFlow() if tools else None
+        self._open: object = None
+        """The place of the block in which a tool is being asked for, None outside of one."""
+        self._given: object = None
+        """Its input as far as it came with its beginning."""
         self._done = False
 
-    def read(self, pieces: Iterable[bytes]) -> Iterator[Text | Usage]:
+    def read(self, pieces: Iterable[bytes]) -> Iterator[Text | ToolPiece | Usage]:
         """Raises the `ProviderError` family, with what was counted; what the network raises passes through."""
         source = iter(pieces)
         start = b""
@@ -74,6 +82,7 @@ class Answer:
             yield from self._whole(rest) if start.lstrip()[:1] in (b"{", b"[") else self._stream(rest)
             yield from self._text("", last=True)
             usage = self._end(start)
+            yield from self._end_tool()
         except ValueError as exc:
             error = self._malformed(str(exc), start)
             error.usage = self.counted
@@ -89,7 +98,7 @@ class Answer:
         return self._usage() if self._counts else None
 
     # -- the two forms of an answer --------------------------------------------------------------------------------
-    def _stream(self, pieces: Iterable[bytes]) -> Iterator[Text]:
+    def _stream(self, pieces: Iterable[bytes]) -> Iterator[Text | ToolPiece]:
         for name, data in sse_events(lines(self._until_broken(pieces))):
             try:
                 event = json.loads(data)
@@ -114,8 +123,8 @@ class Answer:
             if not self._reason:
                 raise
 
-    def _whole(self, pieces: Iterable[bytes]) -> Iterator[Text]:
-        """A gateway that does not stream answers with one message."""
+    def _whole(self, pieces: Iterable[bytes]) -> Iterator[Text | ToolPiece]:
+        """A whole message."""
         found: list[bytes] = []
         size = 0
         for piece in pieces:
@@ -137,9 +146,10 @@ class Answer:
         self._done = True
         for block in document["content"]:
             yield from self._block(block)
+            yield from self._end_tool()
 
     # -- events ----------------------------------------------------------------------------------------------------
-    def _event(self, name: str, event: Mapping[str, Any]) -> Iterator[Text]:
+    def _event(self, name: str, event: Mapping[str, Any]) -> Iterator[Text | ToolPiece]:
         kind = event["type"] if isinstance(event.get("type"), str) else name
         if kind == "error" or name == "error" or event.get("error"):
             raise self._complaint(event)
@@ -148,10 +158,15 @@ class Answer:
             # Its count of output is that of the first piece, so the final one may only come from `message_delta`.
             self._count(message.get("usage"), _INPUT_COUNTS)
         elif kind == "content_block_start":
-            yield from self._block(event.get("content_block"))
+            yield from self._end_tool()
+            yield from self._block(event.get("content_block"), event.get("index", 0))
         elif kind == "content_block_delta" and isinstance(delta := event.get("delta"), dict):
             if delta.get("type") == "text_delta" and isinstance(delta.get("text"), str):
                 yield from self._text(delta["text"])
+            elif delta.get("type") == "input_json_delta":
+                yield from self._argue(delta.get("partial_json"), event.get("index", 0))
+        elif kind == "content_block_stop":
+            yield from self._end_tool()
         elif kind == "message_delta":
             self._count(event.get("usage"), _INPUT_COUNTS + _OUTPUT_COUNTS)
             self._stop(event.get("delta"))
@@ -178,10 +193,34 @@ class Answer:
             said = (details.get(name) for name in ("category", "explanation"))
             self._refusal = ": ".join(word for word in said if isinstance(word, str) and word)
 
-    def _block(self, block: object) -> Iterator[Text]:
-        """The text of a block; thoughts and tools have none that is shown."""
-        if isinstance(block, dict) and block.get("type") == "text" and isinstance(block.get("text"), str):
+    def _block(self, block: object, place: object = 0) -> Iterator[Text | ToolPiece]:
+        """The text of a block, or the tool that it asks for; thoughts are not shown."""
+        if not isinstance(block, dict):
+            return
+        if block.get("type") == "text" and isinstance(block.get("text"), str):
             yield from self._text(block["text"])
+        elif block.get("type") == "tool_use" and self._tools is not None:
+            yield from self._tools.begin(block.get("name"), block.get("id"))
+            self._open, self._given = (place,), block.get("input")
+
+    def _argue(self, fragment: object, place: object) -> Iterator[ToolPiece]:
+        """A fragment of a tool's input; those of the vendor's own tools are passed over."""
+        if self._tools is None or self._open is None:
+            return
+        if self._open != (place,):
+            raise ValueError("the fragments of several tool calls are mixed up")
+        if fragment:
+            self._given = None
+            yield from self._tools.feed(fragment)
+
+    def _end_tool(self) -> Iterator[ToolPiece]:
+        """The end of the tool that is being asked for, if one is. Its input may have come with its beginning."""
+        if self._tools is None or self._open is None:
+            return
+        if self._given:
+            yield from self._tools.feed(self._given)
+        self._open = self._given = None
+        yield from self._tools.end(cut=self._reason in ("max_tokens", "model_context_window_exceeded"))
 
     def _text(self, text: str, *, last: bool = False) -> Iterator[Text]:
         if ready := self._flow.feed(text, last=last):
@@ -192,7 +231,7 @@ class Answer:
         """The usage record, or the reason why what came is no answer."""
         if not (self._done or self._reason):
             raise self._malformed("the answer ended before its end marker", start)
-        if not self._flow.visible:
+        if not self._flow.visible and not (self._tools is not None and self._tools.count):
             raise self._nothing_said()
         return self._usage()
 
@@ -208,7 +247,8 @@ class Answer:
                 detail="empty text with stop reason 'max_tokens'; thinking counts towards the cap",
             )
         if reason == "tool_use":
-            return MalformedAnswer(f"{label}'s model asked for a tool that it was not offered.", detail=reason)
+            did = "asked for a tool that it was not offered" if self._tools is None else "asked for a tool and named none"
+            return MalformedAnswer(f"{label}'s model {did}.", detail=reason)
         return MalformedAnswer(f"{label} sent an empty answer.", detail=self._words(f"stop reason: {reason or 'none'}"))
 
     def _usage(self) -> Usage:

@@ -36,11 +36,14 @@ _NO_CREDIT_WORDS = re.compile(r"credit balance|spend(ing)? limit|usage limits?\b
 # How a complaint names a field that a call can do without.
 _NAMES = {
     "temperature": re.compile(r"\btemperature\b|\bsampling\b", re.I),
+    "top_p": re.compile(r"\btop_p\b|\bsampling\b", re.I),
     "stop_sequences": re.compile(r"\bstop_sequences?\b", re.I),
     "metadata": re.compile(r"\bmetadata\b|\buser_id\b", re.I),
     "output_config": re.compile(r"\boutput_(config|format)\b|structured output|schema", re.I),
+    "strict": re.compile(r"\bstrict\b|\btools?\b.*schema", re.I),
 }
 OPTIONAL = tuple(_NAMES)
+"""Fields that a call can do without; `strict` is one of its tools'."""
 _UNSUPPORTED = re.compile(
     r"unsupported|not (be )?(supported|allowed|permitted|available)|n't (support|allow|take)|does not (support|take)"
     r"|deprecated|removed|extra inputs|unexpected|unrecogni[sz]ed|unknown|may only be",
@@ -96,7 +99,7 @@ class Complaint:
         one keyword in it, unless it speaks of the model."""
         if _UNSUPPORTED.search(self.message) is None:
             return False
-        return field != "output_config" or "model" in self.message.lower()
+        return field not in ("output_config", "strict") or "model" in self.message.lower()
 
 
 def _word(value: object) -> str:

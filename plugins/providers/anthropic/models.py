@@ -24,10 +24,12 @@ class Traits:
     context_tokens: int | None = None
     output_tokens: int | None = None
     sampling: bool = False
-    """Takes `temperature`, under the versions of the API that have it."""
+    """Takes `temperature` or `top_p`, under the versions of the API that have it."""
     vision: bool | None = None
     schemas: bool | None = None
     """Holds an answer to a JSON Schema by itself; the others are asked in words."""
+    tools: bool = True
+    """Whether a model that is known may ask for tools."""
 
 
 UNKNOWN = Traits("")
@@ -44,7 +46,7 @@ TABLE = (
     Traits(r"claude-opus-4([-.][01])?" + _NO_MINOR, 200_000, 32_000, sampling=True, vision=True, schemas=False),
     Traits(r"claude-sonnet-4([-.]0)?" + _NO_MINOR, 200_000, 64_000, sampling=True, vision=True, schemas=False),
     Traits(r"claude-3(?!\d)", 200_000, sampling=True, vision=True, schemas=False),
-    Traits(r"claude-(2|instant)", 100_000, sampling=True, vision=False, schemas=False),
+    Traits(r"claude-(2|instant)", 100_000, sampling=True, vision=False, schemas=False, tools=False),
 )
 _ROWS = tuple((re.compile(row.pattern, re.I), row) for row in TABLE)
 
@@ -55,7 +57,7 @@ def traits(model: str) -> Traits:
 
 
 def takes_sampling(model: str, version: str) -> bool:
-    """Whether `temperature` may be sent. From 2026-10-21 on the API has it no more, whatever the model."""
+    """Whether `temperature` or `top_p` may be sent. From 2026-10-21 on the API has it no more, whatever the model."""
     dated = _DATE.fullmatch(version) is not None and version < _WITHOUT_SAMPLING_FROM
     return dated and traits(model).sampling
 
@@ -67,14 +69,14 @@ def known(model: str) -> ModelInfo:
         model,
         context_tokens=row.context_tokens,
         output_tokens=row.output_tokens,
-        capabilities=_capabilities(row.vision, row.schemas),
+        capabilities=_capabilities(row.vision, row.schemas, row.tools),
     )
 
 
-def _capabilities(vision: bool | None, schemas: bool | None) -> frozenset[Capability] | None:
+def _capabilities(vision: bool | None, schemas: bool | None, tools: bool) -> frozenset[Capability] | None:
     if vision is None:
         return None
-    return frozenset([Capability.VISION] * vision + [Capability.JSON] * bool(schemas))
+    return frozenset([Capability.VISION] * vision + [Capability.JSON] * bool(schemas) + [Capability.TOOLS] * tools)
 
 
 def read_page(document: object) -> tuple[list[ModelInfo], str]:
@@ -105,7 +107,7 @@ def _listed(entry: dict[str, object]) -> ModelInfo:
         label=vendor_id(label) if isinstance(label, str) else "",
         context_tokens=token_count(entry.get("max_input_tokens")) or table.context_tokens,
         output_tokens=token_count(entry.get("max_tokens")) or table.output_tokens,
-        capabilities=_capabilities(vision, schemas),
+        capabilities=_capabilities(vision, schemas, table.tools),
         note=_note(entry),
     )
 

@@ -10,14 +10,17 @@ from plugins.providers.gemini import images, names, wire
 from plugins.providers.gemini.answer import Answer
 from plugins.providers.gemini.api import Gemini
 from webapp.plugin import (
+    Capability,
     Drawn,
     ImageCall,
     ImageProvider,
     Progress,
     Provider,
+    Rejected,
     Text,
     TextCall,
     TextProvider,
+    ToolPiece,
     Usage,
     error_for_network,
     hookimpl,
@@ -27,7 +30,7 @@ _STREAM_BYTES = 64 * 1024 * 1024
 
 
 class GeminiText(Gemini, TextProvider):
-    """Gemini's text models. They read pictures and can be held to a JSON Schema."""
+    """Gemini's text models. They read pictures, ask for tools and can be held to a JSON Schema."""
 
     model_variable = "GEMINI_MODEL"
     first_model = "gemini-3.5-flash-lite"
@@ -36,15 +39,17 @@ class GeminiText(Gemini, TextProvider):
         """Models whose answers are texts."""
         return names.writes(model)
 
-    def stream(self, call: TextCall, http: httpx.Client) -> Iterator[Text | Usage]:
-        """Always asks for a stream; takes a whole answer or an array from a server in between that does not stream."""
+    def stream(self, call: TextCall, http: httpx.Client) -> Iterator[Text | ToolPiece | Usage]:
+        """Asks for a stream, or for a whole answer where the call wants that; takes either, or an array, from any server."""
         model = names.bare(call.model) or self.default_model
-        answer = Answer(self.label, self._key)
+        if call.tools:
+            self._refuse_unable(model)
+        answer = Answer(self.label, self._key, tools=bool(call.tools))
         try:
             with self._accepted(
                 http,
                 model,
-                "streamGenerateContent?alt=sse",
+                "generateContent" if call.whole else "streamGenerateContent?alt=sse",
                 lambda without: wire.to_wire(self.label, call, model, without),
                 timeout_s=call.timeout_s,
                 max_bytes=_STREAM_BYTES,
@@ -54,6 +59,11 @@ class GeminiText(Gemini, TextProvider):
             error = error_for_network(self.label, exc)
             error.usage = answer.counted()
             raise error from exc
+
+    def _refuse_unable(self, model: str) -> None:
+        able = self.model_info(model).capabilities
+        if able is not None and Capability.TOOLS not in able:
+            raise Rejected(f"{model} at {self.label} does not take tools.")
 
 
 class GeminiImages(Gemini, ImageProvider):

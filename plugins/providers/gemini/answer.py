@@ -1,7 +1,8 @@
-"""Reads an answer of `streamGenerateContent`: from bytes to pieces of text and one usage record.
+"""Reads an answer of Gemini's: from bytes to pieces of text, tool calls and one usage record.
 
-The stream has no end marker: an answer is whole when a finish reason came. Read here too: one JSON document, or an array of
-them, which is what comes where `alt=sse` got lost on the way; and an error that Google writes into a stream as plain lines.
+The stream has no end marker: an answer is whole when a finish reason came. Read here too: one JSON document, which is a whole
+answer, or an array of them, which is what comes where `alt=sse` got lost on the way; and an error that Google writes into a
+stream as plain lines.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from webapp.plugin import (
     RefusedByPolicy,
     Text,
     TextFlow,
+    ToolFlow,
+    ToolPiece,
     Unavailable,
     Usage,
     lines,
@@ -63,22 +66,24 @@ def parts_of(candidate: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 class Answer:
-    """Reads one answer: feed its bytes to `read`, which yields `Text` pieces and then one `Usage`."""
+    """Reads one answer: feed its bytes to `read`, which yields `Text` and `ToolPiece`s and then one `Usage`."""
 
-    def __init__(self, label: str, secret: str = "") -> None:
+    def __init__(self, label: str, secret: str = "", *, tools: bool = False) -> None:
+        """`tools`: whether any were offered."""
         self._label = label
         self._secret = secret
         self._finish = ""
         self._finish_words = ""
         self._blocked = ""
         self._tool = False
+        self._tools = ToolFlow() if tools else None
         self._meta: Mapping[str, Any] = {}
         self._model = ""
         self._response_id = ""
         self._flow = TextFlow()
         self._stray = bytearray()
 
-    def read(self, pieces: Iterable[bytes]) -> Iterator[Text | Usage]:
+    def read(self, pieces: Iterable[bytes]) -> Iterator[Text | ToolPiece | Usage]:
         """Raises the `ProviderError` family with what was counted; what the network raises passes through."""
         source = iter(pieces)
         start = b""
@@ -107,7 +112,7 @@ class Answer:
         return None if usage.input_tokens is None and usage.output_tokens is None else usage
 
     # -- the forms of an answer ------------------------------------------------------------------------------------
-    def _stream(self, pieces: Iterable[bytes]) -> Iterator[Text]:
+    def _stream(self, pieces: Iterable[bytes]) -> Iterator[Text | ToolPiece]:
         for _, data in sse_events(self._fields(lines(self._until_broken(pieces)))):
             if data.strip() == b"[DONE]":  # gateways send it; Google does not
                 continue
@@ -144,19 +149,19 @@ class Answer:
             if not (self._finish or self._blocked):
                 raise
 
-    def _whole(self, pieces: Iterable[bytes]) -> Iterator[Text]:
+    def _whole(self, pieces: Iterable[bytes]) -> Iterator[Text | ToolPiece]:
         try:
             document = json.loads(whole_body(pieces, 4 * ANSWER_CHARS))
         except RecursionError as exc:
             raise ValueError("the answer is nested too deeply") from exc
         yield from self._chunks(document)
 
-    def _chunks(self, document: object) -> Iterator[Text]:
+    def _chunks(self, document: object) -> Iterator[Text | ToolPiece]:
         for chunk in document if isinstance(document, list) else [document]:
             if isinstance(chunk, dict):
                 yield from self._chunk(chunk)
 
-    def _chunk(self, chunk: Mapping[str, Any]) -> Iterator[Text]:
+    def _chunk(self, chunk: Mapping[str, Any]) -> Iterator[Text | ToolPiece]:
         if isinstance(meta := chunk.get("usageMetadata"), dict) and meta:
             self._meta = meta
         if isinstance(model := chunk.get("modelVersion"), str):
@@ -172,11 +177,16 @@ class Answer:
             if isinstance(candidate, dict) and candidate.get("index") in (0, None):
                 yield from self._candidate(candidate)
 
-    def _candidate(self, candidate: Mapping[str, Any]) -> Iterator[Text]:
+    def _candidate(self, candidate: Mapping[str, Any]) -> Iterator[Text | ToolPiece]:
         for part in parts_of(candidate):
             self._tool = self._tool or "functionCall" in part
             if isinstance(part.get("text"), str):
                 yield from self._text(part["text"])
+            if self._tools is not None and "functionCall" in part:
+                wish = part["functionCall"]
+                if not isinstance(wish, dict):
+                    raise ValueError("a function call is not an object")
+                yield from self._tools.call(wish.get("name"), wish.get("id"), wish.get("args"))
         if reason := reason_of(candidate.get("finishReason")):
             self._finish = reason
             words = candidate.get("finishMessage")
@@ -191,7 +201,7 @@ class Answer:
         """The usage record, or the reason why what came is no answer."""
         if not (self._finish or self._blocked):
             raise self._malformed("the answer ended before its finish reason", start)
-        if not self._flow.visible:
+        if not self._flow.visible and not (self._tools is not None and self._tools.count):
             raise self._nothing_said()
         return self._usage()
 
@@ -218,7 +228,7 @@ class Answer:
             finish=self._normalised(),
             model=self._model,
             response_id=self._response_id,
-            said_nothing=not self._flow.visible,
+            said_nothing=not self._flow.visible and not self._tool,
         )
 
     def _normalised(self) -> Finish:

@@ -68,6 +68,7 @@ class Gemini(Provider):
         self.environment = (*_COMMON, model)
         # The key goes into a header, never into the address: addresses end up in logs.
         self._headers = {"Content-Type": "application/json", "x-goog-api-key": self._key}
+        self._prepared: dict[tuple[str, str], tuple[httpx.URL, httpx.Headers]] = {}
         self._learned: dict[str, frozenset[str]] = {}
 
     def missing(self) -> str:
@@ -102,7 +103,7 @@ class Gemini(Provider):
     ) -> Iterator[httpx.Response]:
         """The response to a call that Gemini accepts. `build` makes the body without the fields it is given; a field that
         the model refuses is left out at once, and from then on."""
-        url = f"{self.base_url}{names.path_of(self.label, model)}:{method}"
+        url, headers = self._address(model, method)
         timeout = httpx.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s))
         without = self._learned.get(model, frozenset())
         while True:
@@ -111,7 +112,7 @@ class Gemini(Provider):
                 "POST",
                 url,
                 content=encode(body),
-                headers=self._headers,
+                headers=headers,
                 timeout=timeout,
                 extensions={"max_bytes": max_bytes},
             ) as response:
@@ -125,6 +126,15 @@ class Gemini(Provider):
             without |= {refused}
             if refused != "responseJsonSchema" or said.unsupported:
                 self._learn(model, refused)
+
+    def _address(self, model: str, method: str) -> tuple[httpx.URL, httpx.Headers]:
+        """Where calls go and their headers, prepared once: httpx takes longer over an address than over the rest of a call."""
+        if (found := self._prepared.get((model, method))) is None:
+            url = httpx.URL(f"{self.base_url}{names.path_of(self.label, model)}:{method}")
+            if len(self._prepared) >= _LEARNED_MODELS:
+                self._prepared.clear()
+            found = self._prepared[model, method] = (url, httpx.Headers(self._headers))
+        return found
 
     def _learn(self, model: str, refused: str) -> None:
         if len(self._learned) >= _LEARNED_MODELS:

@@ -54,9 +54,11 @@ _UNSUPPORTED = re.compile(
 # Fields that a model may refuse without the call losing its meaning, and how Google names them in its complaints.
 _OPTIONAL = {
     "temperature": re.compile(r"temperature", re.I),
+    "topP": re.compile(r"top[_ ]?p\b", re.I),
     "thinkingConfig": re.compile(r"thinking", re.I),
     "stopSequences": re.compile(r"stop[_ ]?sequence", re.I),
-    "responseJsonSchema": re.compile(r"schema", re.I),
+    # `parametersJsonSchema` is a tool's, and not to be left out.
+    "responseJsonSchema": re.compile(r"(?<!parameters_json_)(?<!parametersJson)schema", re.I),
     "responseMimeType": re.compile(r"json mode|response[_ ]?mime[_ ]?type", re.I),
     "systemInstruction": re.compile(r"(system|developer)[_ ]?instruction", re.I),
     "imageSize": re.compile(r"image[_ ]?size", re.I),

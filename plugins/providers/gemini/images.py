@@ -12,7 +12,7 @@ from typing import Any
 from plugins.providers.gemini import counts, names
 from plugins.providers.gemini.answer import block_reason, filtered, parts_of, reason_of, whole_body
 from plugins.providers.gemini.failures import Complaint, from_error_in_answer
-from plugins.providers.gemini.wire import inline
+from plugins.providers.gemini.turns import inline
 from webapp.plugin import (
     Drawn,
     Finish,

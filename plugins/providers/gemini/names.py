@@ -13,7 +13,7 @@ from webapp.plugin import Capability, ModelInfo, Rejected
 _VERSION = re.compile(r"gemini-(\d+)(?:\.(\d+))?-")
 _INPUT_TOKENS = 1_048_576
 _OUTPUT_TOKENS = 65_536
-_SEES = frozenset({Capability.VISION, Capability.JSON})
+_ABLE = frozenset({Capability.VISION, Capability.JSON, Capability.TOOLS})
 _NOTES = {"gemini-2.5-flash-image": "It is switched off on 2027-03-15."}
 # These answer `generateContent` too, but with sound or after a conversation of another kind.
 _NOT_TEXT = ("tts", "-audio", "-live", "embedding")
@@ -70,6 +70,13 @@ def thinking(model: str) -> dict[str, object] | None:
     return {"thinkingLevel": "MINIMAL" if "flash-lite" in name else "LOW"}
 
 
+def signs_tool_calls(model: str) -> bool:
+    """Gemini 3 and later want the signature of a thought with each step of tool calls. Names without a version are of the
+    newest ones."""
+    number = version(model)
+    return number >= (3, 0) if number else bare(model).startswith("gemini-")
+
+
 def takes_image_size(model: str) -> bool:
     """Gemini 2 draws in one size only."""
     number = version(model)
@@ -82,11 +89,11 @@ def known(model: str) -> ModelInfo:
     if draws(name) or not writes(name):
         return ModelInfo(name, note=_NOTES.get(name, ""))
     if number is None or number < (2, 5):
-        return ModelInfo(name, capabilities=_SEES if name.startswith("gemini-") else None)
+        return ModelInfo(name, capabilities=_ABLE if name.startswith("gemini-") else None)
     # Sources disagree about how much version 4 writes.
     return ModelInfo(
         name,
         context_tokens=_INPUT_TOKENS,
         output_tokens=_OUTPUT_TOKENS if number < (4, 0) else None,
-        capabilities=_SEES,
+        capabilities=_ABLE,
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from plugins.providers.gemini import names
-from webapp.plugin import JsonOutput, Picture, Rejected, Role, TextCall, Turn
+from plugins.providers.gemini.turns import contents_of, tool_fields
+from webapp.plugin import JsonOutput, Rejected, Role, TextCall
 
 STOP_MAX = 5
 """Stop sequences that Gemini takes; more are refused."""
@@ -17,12 +17,14 @@ STOP_MAX = 5
 def to_wire(label: str, call: TextCall, model: str, without: frozenset[str] = frozenset()) -> dict[str, Any]:
     """The body of a text call. `without` are optional fields that the model refused before; what they said goes into words.
 
-    Raises `Rejected` where nothing is left to be answered.
+    Raises `Rejected` where nothing is left to be answered, and for a tool's answer to a call that is not there.
     """
     system = [turn.text for turn in call.turns if turn.role is Role.SYSTEM and turn.text.strip()]
     config: dict[str, object] = {"maxOutputTokens": call.max_output_tokens}
     if call.temperature is not None and names.takes_temperature(model):
         config["temperature"] = call.temperature
+    if call.top_p is not None and names.takes_temperature(model):
+        config["topP"] = call.top_p
     if (thinking := names.thinking(model)) is not None:
         config["thinkingConfig"] = thinking
     if stop := [text for text in call.stop if text]:
@@ -31,7 +33,7 @@ def to_wire(label: str, call: TextCall, model: str, without: frozenset[str] = fr
         config |= _json_fields(call.output, without)
         if "responseJsonSchema" not in config:
             system.append(_json_in_words(call.output))
-    contents = _contents(call.turns)
+    contents = contents_of(label, call.turns, signed=names.signs_tool_calls(model))
     if not contents:
         raise Rejected(f"There is nothing in this call that {label} could answer.")
     body: dict[str, Any] = {"contents": contents}
@@ -40,36 +42,18 @@ def to_wire(label: str, call: TextCall, model: str, without: frozenset[str] = fr
         body["systemInstruction"] = {"parts": parts}
     elif parts:
         _say_first(contents, parts)
+    if call.tools:
+        body |= tool_fields(call)
     body["generationConfig"] = {name: value for name, value in config.items() if name not in without}
     return body
 
 
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
 def encode(body: Mapping[str, object]) -> bytes:
     """JSON as UTF-8; what cannot be encoded becomes a question mark."""
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-
-
-def inline(picture: Picture) -> dict[str, object]:
-    """A part that holds a picture."""
-    return {"inlineData": {"mimeType": picture.media_type, "data": base64.b64encode(picture.data).decode("ascii")}}
-
-
-def _contents(turns: tuple[Turn, ...]) -> list[dict[str, Any]]:
-    """The conversation. Turns of one speaker in a row become one, because Gemini wants them to alternate."""
-    contents: list[dict[str, Any]] = []
-    for turn in turns:
-        if turn.role is Role.SYSTEM:
-            continue
-        # Pictures go before the question about them, as Google advises; an empty text is refused.
-        parts = [inline(picture) for picture in turn.pictures] + ([{"text": turn.text}] if turn.text.strip() else [])
-        if not parts:
-            continue
-        role = "model" if turn.role is Role.ASSISTANT else "user"
-        if contents and contents[-1]["role"] == role:
-            contents[-1]["parts"] += parts
-        else:
-            contents.append({"role": role, "parts": parts})
-    return contents
+    return _encoder.encode(body).encode("utf-8", "replace")
 
 
 def _say_first(contents: list[dict[str, Any]], parts: list[dict[str, str]]) -> None:

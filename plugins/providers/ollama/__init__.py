@@ -26,6 +26,7 @@ from webapp.plugin import (
     Text,
     TextCall,
     TextProvider,
+    ToolPiece,
     Unavailable,
     Usage,
     Variable,
@@ -87,6 +88,7 @@ class Ollama(TextProvider):
         self._headers = {"Content-Type": "application/json", "Accept": "application/x-ndjson, application/json"}
         if self._key:
             self._headers["Authorization"] = f"Bearer {self._key}"
+        self._prepared: tuple[httpx.URL, httpx.Headers] | None = None
         self._refused: dict[str, frozenset[str]] = {}
         self._known: dict[str, Installed] = {}
         self._shown: dict[tuple[str, str], Installed] = {}
@@ -100,33 +102,37 @@ class Ollama(TextProvider):
         return ""
 
     # -- a call ----------------------------------------------------------------------------------------------------
-    def stream(self, call: TextCall, http: httpx.Client) -> Iterator[Text | Usage]:
-        """Always asks for a stream; takes a whole answer too."""
+    def stream(self, call: TextCall, http: httpx.Client) -> Iterator[Text | ToolPiece | Usage]:
+        """Asks for a stream, or for a whole answer where the call wants that; takes either."""
         model = call.model or self.default_model or self._first_model(http, call.timeout_s)
-        self._refuse_blind(call, model)
+        self._refuse_unable(call, model)
         try:
             with self._accepted(call, model, http) as response:
                 request_id = response.headers.get("x-request-id", "")
-                yield from Answer(model, self._key, request_id).read(response.iter_bytes())
+                answer = Answer(model, self._key, request_id, tools=bool(call.tools))
+                yield from answer.read(response.iter_bytes())
         except _NETWORK as exc:
             raise error_for_network(self.label, exc) from exc
 
-    def _refuse_blind(self, call: TextCall, model: str) -> None:
-        """A model that is known to see nothing would answer as if no picture had been sent."""
+    def _refuse_unable(self, call: TextCall, model: str) -> None:
+        """A model that is known to see nothing, or to call no tools, would answer as if nothing of them had been sent."""
         can = self.model_info(model).capabilities
-        if can is not None and Capability.VISION not in can and any(turn.pictures for turn in call.turns):
+        if can is None:
+            return
+        if Capability.VISION not in can and any(turn.pictures for turn in call.turns):
             raise Rejected(f"{vendor_id(model)} at {self.label} cannot see pictures: choose a model with vision.")
+        if Capability.TOOLS not in can and call.tools:
+            raise Rejected(f"{vendor_id(model)} at {self.label} does not take tools: choose a model with tools.")
 
     @contextlib.contextmanager
     def _accepted(self, call: TextCall, model: str, http: httpx.Client) -> Iterator[httpx.Response]:
         """The response to a call that the server accepts. An optional field that the model refuses is left out."""
         timeout = httpx.Timeout(call.timeout_s, connect=min(CONNECT_S, call.timeout_s))
         without = self._refused.get(model, frozenset())
+        url, headers = self._address()
         while True:
             body = to_wire(call, model, context=self.model_info(model).context_tokens, without=without)
-            with http.stream(
-                "POST", f"{self.base_url}/api/chat", content=encode(body), headers=self._headers, timeout=timeout
-            ) as response:
+            with http.stream("POST", url, content=encode(body), headers=headers, timeout=timeout) as response:
                 if response.is_success:
                     yield response
                     return
@@ -137,6 +143,12 @@ class Ollama(TextProvider):
             without |= {refused}
             if refused == "think":  # a schema that is refused says nothing about the next one
                 self._remember_refusal(model, refused)
+
+    def _address(self) -> tuple[httpx.URL, httpx.Headers]:
+        """Where calls go and their headers, prepared once: httpx takes longer over an address than over the rest of a call."""
+        if self._prepared is None:
+            self._prepared = (httpx.URL(f"{self.base_url}/api/chat"), httpx.Headers(self._headers))
+        return self._prepared
 
     def _remember_refusal(self, model: str, field: str) -> None:
         if len(self._refused) >= _LEARNED_MODELS:

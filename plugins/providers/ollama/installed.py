@@ -43,7 +43,8 @@ class Installed:
         can: frozenset[Capability] | None = None
         if self.abilities is not None:
             # `format` is a matter of the server, not of the model.
-            can = frozenset({Capability.JSON, *([Capability.VISION] if "vision" in self.abilities else [])})
+            named = {"vision": Capability.VISION, "tools": Capability.TOOLS}
+            can = frozenset({Capability.JSON, *(able for word, able in named.items() if word in self.abilities)})
         note = f"Runs at {self.host}, not on your own machine." if self.host else ""
         return ModelInfo(self.name, label=self.label, context_tokens=self.context, capabilities=can, note=note)
 

@@ -1,4 +1,4 @@
-"""Ollama's chat format: pure functions from a call to a body, and from an answer's bytes to pieces of text and usage.
+"""Ollama's chat format: pure functions from a call to a body, and from an answer's bytes to text, tool calls and usage.
 
 Source: Ollama's API documentation and server code, August 2026. An answer is a JSON object a line; the last one has
 `done: true` and the counts. A failure in the middle is a line with `error`.
@@ -6,13 +6,13 @@ Source: Ollama's API documentation and server code, August 2026. An answer is a 
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from plugins.providers.ollama.failures import LABEL, from_line, malformed, plain_words
+from plugins.providers.ollama.turns import messages, offered
 from webapp.plugin import (
     ANSWER_CHARS,
     Finish,
@@ -22,6 +22,8 @@ from webapp.plugin import (
     Text,
     TextCall,
     TextFlow,
+    ToolFlow,
+    ToolPiece,
     Turn,
     Usage,
     lines,
@@ -42,31 +44,29 @@ def to_wire(call: TextCall, model: str, *, context: int | None, without: frozens
     """The body of a call. `context` is how many tokens the model reads, None if unknown; `without` names optional fields
     that it refused before."""
     turns = _asking_for_json(call.turns, call.output) if call.output else call.turns
+    tools, wish = offered(call)
     options: dict[str, object] = {"num_predict": call.max_output_tokens, "num_ctx": context_needed(call, context)}
     if call.temperature is not None:
         options["temperature"] = call.temperature
+    if call.top_p is not None:
+        options["top_p"] = call.top_p
     if call.stop:
         options["stop"] = list(call.stop)
     body: dict[str, object] = {
         "model": model,
-        "messages": [_message(turn) for turn in turns],
-        "stream": True,
+        "messages": [*messages(turns), *wish],
+        "stream": not call.whole,
         # Without it the oldest turns are left out in silence where the text is longer than the context.
         "truncate": False,
         # Models that can think do so unless told otherwise, and would use up the cap of a short answer.
         "think": False,
         "options": options,
     }
+    if tools:
+        body["tools"] = tools
     if call.output:
         body["format"] = "json" if call.output.schema is None else dict(call.output.schema)
-    return {name: value for name, value in body.items() if name not in without}
-
-
-def _message(turn: Turn) -> dict[str, object]:
-    message: dict[str, object] = {"role": turn.role.value, "content": turn.text}
-    if turn.pictures:
-        message["images"] = [base64.b64encode(picture.data).decode("ascii") for picture in turn.pictures]
-    return message
+    return {name: value for name, value in body.items() if name not in without} if without else body
 
 
 def _asking_for_json(turns: tuple[Turn, ...], output: JsonOutput) -> tuple[Turn, ...]:
@@ -90,6 +90,10 @@ def context_needed(call: TextCall, known: int | None) -> int:
     reads. Bytes are counted, not characters: outside ASCII a character is often a token of its own.
     """
     sent = sum(len(turn.text.encode("utf-8", "replace")) for turn in call.turns)
+    for said in (f"{wish.name}{wish.arguments}" for turn in call.turns for wish in turn.tool_calls):
+        sent += len(said.encode("utf-8", "replace"))
+    for tool in call.tools:
+        sent += len(json.dumps([tool.name, tool.description, dict(tool.parameters or {})]))
     if call.output is not None and call.output.schema is not None:
         sent += len(json.dumps(call.output.schema))
     pictures = sum(len(turn.pictures) for turn in call.turns)
@@ -98,15 +102,19 @@ def context_needed(call: TextCall, known: int | None) -> int:
     return min(size, known) if known else size
 
 
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
 def encode(body: Mapping[str, object]) -> bytes:
     """JSON as UTF-8; what cannot be encoded becomes a question mark."""
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return _encoder.encode(body).encode("utf-8", "replace")
 
 
 class Answer:
-    """Reads one answer: feed its bytes to `read`, which yields `Text` pieces and then one `Usage`."""
+    """Reads one answer: feed its bytes to `read`, which yields `Text` and `ToolPiece`s and then one `Usage`."""
 
-    def __init__(self, model: str, secret: str = "", request_id: str = "") -> None:
+    def __init__(self, model: str, secret: str = "", request_id: str = "", *, tools: bool = False) -> None:
+        """`tools`: whether any were offered."""
         self._asked_model = self._model = model
         self._secret = secret
         self._request_id = request_id
@@ -114,8 +122,9 @@ class Answer:
         self._end: Mapping[str, Any] | None = None
         self._thought = False
         self._called_tool = False
+        self._tools = ToolFlow() if tools else None
 
-    def read(self, pieces: Iterable[bytes]) -> Iterator[Text | Usage]:
+    def read(self, pieces: Iterable[bytes]) -> Iterator[Text | ToolPiece | Usage]:
         """Raises the `ProviderError` family; what the network raises passes through."""
         try:
             for chunk in self._chunks(lines(pieces)):
@@ -171,7 +180,7 @@ class Answer:
         seen = "" if self._flow.visible else f"; it begins: {words}"
         return ValueError(f"a line of the answer is not a JSON object{f' ({type(exc).__name__})' if exc else ''}{seen}")
 
-    def _chunk(self, chunk: Mapping[str, Any]) -> Iterator[Text]:
+    def _chunk(self, chunk: Mapping[str, Any]) -> Iterator[Text | ToolPiece]:
         if error := chunk.get("error"):
             words = plain_words(error)
             raise from_line(words, vendor_words(words, (self._secret,)), model=self._asked_model)
@@ -180,12 +189,26 @@ class Answer:
         message = chunk.get("message")
         if isinstance(message, dict):
             self._thought = self._thought or bool(message.get("thinking"))
-            self._called_tool = self._called_tool or bool(message.get("tool_calls"))
             content = message.get("content")
             if isinstance(content, str) and (ready := self._flow.feed(content)):
                 yield Text(ready)
+            if wishes := message.get("tool_calls"):
+                self._called_tool = True
+                yield from self._wishes(wishes)
         if chunk.get("done") is True:
             self._end = chunk
+
+    def _wishes(self, wishes: object) -> Iterator[ToolPiece]:
+        """Each comes complete, with its arguments as an object."""
+        if self._tools is None:
+            return
+        if not isinstance(wishes, list):
+            raise ValueError("the tool calls are not a list")
+        for wish in wishes:
+            function = wish.get("function") if isinstance(wish, dict) else None
+            if not isinstance(function, dict):
+                raise ValueError("a tool call is not one of a function")
+            yield from self._tools.call(function.get("name"), wish.get("id"), function.get("arguments"))
 
     def _usage_or_reason(self) -> Usage:
         """The usage record; raises where what came is no answer."""
@@ -203,7 +226,7 @@ class Answer:
             model=vendor_id(self._model),
             vendor_request_id=vendor_id(self._request_id),
         )
-        if not self._flow.visible:
+        if not self._flow.visible and not (self._tools is not None and self._tools.count):
             raise self._nothing_said(usage, vendor_words(str(reason), (self._secret,)))
         return usage
 

@@ -6,11 +6,19 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import httpx
 
 from plugins.providers.openai_compatible.addresses import is_local
-from plugins.providers.openai_compatible.asking import CAP_FIELDS, SCHEMA_REFUSED, Manner, encode, to_wire
+from plugins.providers.openai_compatible.asking import (
+    CAP_FIELDS,
+    SCHEMA_REFUSED,
+    STRICT_REFUSED,
+    Manner,
+    encode,
+    to_wire,
+)
 from plugins.providers.openai_compatible.failures import Complaint, final, from_status
 from plugins.providers.openai_compatible.listing import balance_in, models_in
 from plugins.providers.openai_compatible.models import known_of
@@ -26,6 +34,7 @@ from webapp.plugin import (
     Text,
     TextCall,
     TextProvider,
+    ToolPiece,
     Unavailable,
     Usage,
     at_most,
@@ -42,11 +51,12 @@ PROBE_S = 0.5
 _ERROR_BYTES = 65_536
 _LIST_BYTES = 4 * 1024 * 1024
 _LEARNED_MODELS = 1000
-_REQUEST_ID_HEADERS = ("x-request-id", "x-deepseek-request-id")
 # Fields a model may refuse without the call losing its meaning. A cap that is refused is sent under its other name.
 _OPTIONAL = (
     "temperature",
+    "top_p",
     "stop",
+    "parallel_tool_calls",
     "response_format",
     "stream_options",
     "store",
@@ -55,7 +65,7 @@ _OPTIONAL = (
     "thinking",
     *CAP_FIELDS,
 )
-_CAPABILITIES = {"vision": Capability.VISION, "json": Capability.JSON}
+_CAPABILITIES = {able.value: able for able in Capability}
 _NO_MODEL_CURE = "Load a model in the server."
 
 
@@ -77,7 +87,8 @@ class OpenAICompatible(TextProvider):
         self.probe_needed = not self.default_model
         self.peak_hours = row.peak_hours
         self._headers = self._build_headers(settings)
-        self._learned: dict[str, frozenset[str]] = {}
+        self._prepared: tuple[httpx.URL, httpx.Headers] | None = None
+        self._manners: dict[str, Manner] = {}
         able = (
             settings.get(row.capabilities_variable, "").lower().replace(",", " ").split() if row.capabilities_variable else []
         )
@@ -104,7 +115,7 @@ class OpenAICompatible(TextProvider):
         if any(not (value.isascii() and value.isprintable()) for value in self._headers.values()):
             return f"{self.row.key_variable or 'a header'} holds characters that cannot be sent in a header"
         if not self._valid_words:
-            return f"{self.row.capabilities_variable} is not made of `vision` and `json`, or `none`"
+            return f"{self.row.capabilities_variable} is not made of `vision`, `json` and `tools`, or `none`"
         return ""
 
     def model_info(self, model: str) -> ModelInfo:
@@ -113,12 +124,13 @@ class OpenAICompatible(TextProvider):
         return info if self._declared is None else replace(info, capabilities=self._declared)
 
     # -- a call ----------------------------------------------------------------------------------------------------
-    def stream(self, call: TextCall, http: httpx.Client) -> Iterator[Text | Usage]:
-        """Always asks for a stream; takes a whole answer from a server that does not stream."""
+    def stream(self, call: TextCall, http: httpx.Client) -> Iterator[Text | ToolPiece | Usage]:
+        """Asks for a stream, or for a whole answer where the call wants that; takes either from any server."""
         try:
             with self._accepted(call, http) as response:
-                request_id = next((response.headers[n] for n in _REQUEST_ID_HEADERS if n in response.headers), "")
-                answer = Answer(self.label, self._key, request_id, costs_told=self.row.costs_told)
+                told = response.headers
+                request_id = told.get("x-request-id") or told.get("x-deepseek-request-id", "")
+                answer = Answer(self.label, self._key, request_id, costs_told=self.row.costs_told, tools=bool(call.tools))
                 yield from answer.read(response.iter_bytes())
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as exc:
             raise error_for_network(self.label, exc) from exc
@@ -127,31 +139,49 @@ class OpenAICompatible(TextProvider):
     def _accepted(self, call: TextCall, http: httpx.Client) -> Iterator[httpx.Response]:
         """The response to a call that the vendor accepts. A field that a model refuses is left out from then on."""
         model = call.model or self.default_model or self._first_model(http, call.timeout_s)
+        self._refuse_unable(call, model)
         timeout = httpx.Timeout(call.timeout_s, connect=min(CONNECT_S, call.timeout_s))
-        able = self.model_info(model).capabilities
-        if able is not None and Capability.VISION not in able and any(turn.pictures for turn in call.turns):
-            raise Rejected(f"{model} at {self.label} does not take pictures.")
+        loose = False
+        url, headers = self._address()
         while True:
-            body = self._body(call, model)
-            with http.stream(
-                "POST",
-                f"{self.base_url}/chat/completions",
-                content=encode(body),
-                headers=self._headers,
-                timeout=timeout,
-            ) as response:
+            manner = self._manner(model)
+            body = to_wire(call, model, replace(manner, without=manner.without | {STRICT_REFUSED}) if loose else manner)
+            with http.stream("POST", url, content=encode(body), headers=headers, timeout=timeout) as response:
                 if response.is_success:
                     yield response
                     return
                 said, failure = self._failure(response)
-            refused = said.unsupported_field([n for n in _OPTIONAL if n in body]) if failure.status in (400, 422) else ""
-            form = body.get("response_format")
-            if refused == "response_format" and isinstance(form, dict) and form["type"] == "json_schema":
-                refused = SCHEMA_REFUSED  # plain JSON may still be taken
-            if not self._leave_out(model, refused):
+            if failure.status not in (400, 422):
                 raise failure
+            refused = self._refused(said, body)
+            if self._leave_out(model, refused):
+                continue
+            # What is wrong with one schema says nothing about the next one: only this call does without.
+            if loose or not (said.about_strict() and _holds_strictly(body)):
+                raise failure
+            loose = True
 
-    def _body(self, call: TextCall, model: str) -> dict[str, object]:
+    def _refuse_unable(self, call: TextCall, model: str) -> None:
+        """A model that is known to see nothing, or to call no tools, would answer as if nothing of them had been sent."""
+        if call.tools or any(turn.pictures for turn in call.turns):
+            able = self.model_info(model).capabilities
+            if able is None:
+                return
+            if Capability.VISION not in able and any(turn.pictures for turn in call.turns):
+                raise Rejected(f"{model} at {self.label} does not take pictures.")
+            if Capability.TOOLS not in able and call.tools:
+                raise Rejected(f"{model} at {self.label} does not take tools.")
+
+    def _address(self) -> tuple[httpx.URL, httpx.Headers]:
+        """Where calls go and their headers, prepared once: httpx takes longer over an address than over the rest of a call."""
+        if self._prepared is None:
+            self._prepared = (httpx.URL(f"{self.base_url}/chat/completions"), httpx.Headers(self._headers))
+        return self._prepared
+
+    def _manner(self, model: str) -> Manner:
+        """How the model is asked; worked out once, and again after it refused a field."""
+        if found := self._manners.get(model):
+            return found
         row, able = self.row, self.model_info(model).capabilities
         manner = Manner(
             cap_field=row.cap_field,
@@ -160,18 +190,36 @@ class OpenAICompatible(TextProvider):
             sampling=known_of(row.catalog, model).sampling is not False,
             json_object=able is None or Capability.JSON in able,
             json_schema=row.json_schema,
-            without=self._learned.get(model, frozenset()),
+            parallel_tools=row.parallel_tools,
+            tool_id_chars=row.tool_id_chars,
         )
-        return to_wire(call, model, manner)
+        self._remember(model, manner)
+        return manner
+
+    def _remember(self, model: str, manner: Manner) -> None:
+        if len(self._manners) >= _LEARNED_MODELS:
+            self._manners.clear()
+        self._manners[model] = manner
+
+    def _refused(self, said: Complaint, body: dict[str, Any]) -> str:
+        """Which field of `body`, of those that a call can do without, the vendor does not take; '' for none."""
+        sent = [name for name in _OPTIONAL if name in body]
+        if body.get("tool_choice") == "auto":  # what a vendor does anyway
+            sent.append("tool_choice")
+        refused = said.unsupported_field(sent)
+        if refused == "response_format" and body["response_format"]["type"] == "json_schema":
+            return SCHEMA_REFUSED  # plain JSON may still be taken
+        if not refused and said.refuses_strict() and _holds_strictly(body):
+            return STRICT_REFUSED
+        return refused
 
     def _leave_out(self, model: str, refused: str) -> bool:
         """Remember that `model` refuses a field. False if that cannot help: a call is never sent without a cap."""
-        learned = self._learned.get(model, frozenset()) | {refused}
+        manner = self._manner(model)
+        learned = manner.without | {refused}
         if not refused or learned.issuperset(CAP_FIELDS):
             return False
-        if len(self._learned) >= _LEARNED_MODELS:
-            self._learned.clear()
-        self._learned[model] = learned
+        self._remember(model, replace(manner, without=learned))
         return True
 
     def _failure(self, response: httpx.Response) -> tuple[Complaint, ProviderError]:
@@ -260,6 +308,10 @@ class OpenAICompatible(TextProvider):
         except (ValueError, RecursionError) as exc:
             what = "list its models" if path == "/models" else "tell of the account"
             raise Unavailable(f"{self.label} does not {what}.", detail="what it sent is not JSON") from exc
+
+
+def _holds_strictly(body: Mapping[str, Any]) -> bool:
+    return any("strict" in tool["function"] for tool in body.get("tools", ()))
 
 
 @hookimpl

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from plugins.providers.openai_compatible.messages import messages, tool_choice, tools
 from webapp.plugin import JsonOutput, Role, TextCall, Turn
 
 CAP_FIELDS = ("max_tokens", "max_completion_tokens")
 SCHEMA_REFUSED = "response_format:json_schema"
 """Learned where a model takes `response_format`, but no schema in it."""
+
+STRICT_REFUSED = "tools:strict"
+"""Learned where a model takes tools, but is not held to their schemas."""
 
 _DEEPEST_SCHEMA = 40
 _NOT_ENFORCED = frozenset({"allOf", "oneOf", "not", "if", "patternProperties", "dependentRequired", "dependentSchemas"})
@@ -26,64 +29,79 @@ class Manner:
     person_field: str = ""
     extra: Mapping[str, object] = field(default_factory=dict)
     sampling: bool = True
-    """Whether `temperature` and `stop` are sent."""
+    """Whether `temperature`, `top_p` and `stop` are sent."""
     json_object: bool = True
     """Whether it can be held to JSON at all; where it cannot, words ask for it."""
     json_schema: bool = True
     """Whether it can be held to a schema."""
+    parallel_tools: bool = True
+    """Whether it can be told to ask for several tools at once, or not to."""
+    tool_id_chars: int = 0
+    """How long the ids of tool calls have to be, 0 for any length up to 40."""
     without: frozenset[str] = frozenset()
     """Fields that it refused before; a refused cap takes its other name."""
 
 
 def to_wire(call: TextCall, model: str, manner: Manner) -> dict[str, object]:
-    """The body of a call, always for a streamed answer."""
+    """The body of a call, for a streamed answer unless the call wants it whole."""
     cap_field = manner.cap_field
     if cap_field in manner.without:
         cap_field = next(name for name in CAP_FIELDS if name != cap_field)
-    form = _response_format(call.output, manner)
-    turns = call.turns if call.output is None or form.get("type") == "json_schema" else _with_words(call.turns, call.output)
-    body: dict[str, object] = {
-        "model": model,
-        "messages": [{"role": turn.role.value, "content": _content(turn)} for turn in turns],
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        cap_field: call.max_output_tokens,
-        **manner.extra,
-    }
-    if form:
-        body["response_format"] = form
-    if manner.sampling and call.temperature is not None:
-        body["temperature"] = call.temperature
-    if manner.sampling and call.stop:
-        body["stop"] = list(call.stop[:4])  # more are refused everywhere
+    turns = call.turns
+    body: dict[str, object] = {"model": model, "messages": None}
+    if not call.whole:
+        body["stream"] = True
+        body["stream_options"] = {"include_usage": True}
+    body[cap_field] = call.max_output_tokens
+    body |= manner.extra
+    if call.output is not None:
+        form = _response_format(call.output, manner)
+        if form:
+            body["response_format"] = form
+        if form.get("type") != "json_schema":
+            turns = _with_words(turns, call.output)
+    body["messages"] = messages(turns, manner.tool_id_chars)
+    if call.tools:
+        _offer(body, call, manner)
+    if manner.sampling:
+        _sample(body, call)
     if manner.person_field and call.person_ref:
         body[manner.person_field] = call.person_ref
-    return {name: value for name, value in body.items() if name not in manner.without}
+    return {name: value for name, value in body.items() if name not in manner.without} if manner.without else body
+
+
+def _sample(body: dict[str, object], call: TextCall) -> None:
+    if call.temperature is not None:
+        body["temperature"] = call.temperature
+    if call.top_p is not None:
+        body["top_p"] = call.top_p
+    if call.stop:
+        body["stop"] = list(call.stop[:4])  # more are refused everywhere
+
+
+def _offer(body: dict[str, object], call: TextCall, manner: Manner) -> None:
+    """Put the tools into a body, and how they are to be chosen: both are refused where there are no tools."""
+    may = manner.json_schema and STRICT_REFUSED not in manner.without
+    held = [may and tool.strict and tool.parameters is not None and is_strict(tool.parameters) for tool in call.tools]
+    body["tools"] = tools(call.tools, held)
+    if call.tool_choice:
+        body["tool_choice"] = tool_choice(call.tool_choice)
+    if call.parallel_tools is not None and manner.parallel_tools:
+        body["parallel_tool_calls"] = call.parallel_tools
+
+
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def encode(body: Mapping[str, object]) -> bytes:
     """JSON as UTF-8; what cannot be encoded becomes a question mark."""
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-
-
-def _content(turn: Turn) -> object:
-    """A string, or a list of parts where pictures belong to the turn: they come first, then what is asked about them."""
-    if not turn.pictures:
-        return turn.text
-    parts: list[dict[str, object]] = [
-        {
-            "type": "image_url",
-            "image_url": {"url": f"data:{picture.media_type};base64,{base64.b64encode(picture.data).decode()}"},
-        }
-        for picture in turn.pictures
-    ]
-    return [*parts, {"type": "text", "text": turn.text}] if turn.text else parts
+    return _encoder.encode(body).encode("utf-8", "replace")
 
 
 # -- JSON ------------------------------------------------------------------------------------------------------------
-def _response_format(output: JsonOutput | None, manner: Manner) -> dict[str, object]:
-    """The field of that name; empty where the answer may be any text, or cannot be held to JSON."""
-    if output is None or not manner.json_object or "response_format" in manner.without:
+def _response_format(output: JsonOutput, manner: Manner) -> dict[str, object]:
+    """The field of that name; empty where the answer cannot be held to JSON."""
+    if not manner.json_object or "response_format" in manner.without:
         return {}
     if output.schema is not None and manner.json_schema and SCHEMA_REFUSED not in manner.without and is_strict(output.schema):
         schema = {"name": output.name, "schema": dict(output.schema), "strict": True}

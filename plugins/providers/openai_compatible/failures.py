@@ -73,6 +73,15 @@ class Complaint:
             return named if named in fields else ""
         return next((name for name in fields if re.search(rf"\b{re.escape(name)}\b", self.message)), "")
 
+    def refuses_strict(self) -> bool:
+        """Whether the vendor does not know `strict` of a tool, whatever the schema."""
+        named = re.search(r"\bstrict\b", f"{self.param} {self.message}", re.I) is not None
+        return named and _UNSUPPORTED.search(self.words) is not None and not self.code.startswith("invalid_function")
+
+    def about_strict(self) -> bool:
+        """Whether the vendor complains about holding the model to a tool's schema, or about such a schema."""
+        return "strict" in f"{self.param} {self.message}".lower() or re.match(r"tools\b.*parameters", self.param) is not None
+
 
 def _word(value: object) -> str:
     """A code as text: some servers send numbers."""

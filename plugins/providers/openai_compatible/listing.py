@@ -58,13 +58,15 @@ def _capabilities(entry: Mapping[str, Any]) -> frozenset[Capability] | None:
     """What an entry says the model can do, in Mistral's or OpenRouter's way; None where it says nothing."""
     able = entry.get("capabilities")
     if isinstance(able, dict) and isinstance(able.get("vision"), bool):
-        return frozenset({Capability.JSON} | ({Capability.VISION} if able["vision"] else set()))
+        calls = {Capability.TOOLS} if able.get("function_calling") is True else set()
+        return frozenset({Capability.JSON} | calls | ({Capability.VISION} if able["vision"] else set()))
     built = entry.get("architecture")
     takes, obeys = built.get("input_modalities") if isinstance(built, dict) else None, entry.get("supported_parameters")
     if not isinstance(takes, list) or not isinstance(obeys, list):
         return None
     seeing = {Capability.VISION} if "image" in takes else set()
-    return frozenset(seeing | ({Capability.JSON} if "response_format" in obeys else set()))
+    named = {"response_format": Capability.JSON, "tools": Capability.TOOLS}
+    return frozenset(seeing | {able for name, able in named.items() if name in obeys})
 
 
 def money(value: object) -> Decimal | None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from webapp.plugin import Capability, ModelInfo
 
 TEXT_ONLY: frozenset[Capability] = frozenset()
-JSON_ONLY = frozenset({Capability.JSON})
-SEES = frozenset({Capability.VISION, Capability.JSON})
+JSON_AND_TOOLS = frozenset({Capability.JSON, Capability.TOOLS})
+SEES = frozenset({Capability.VISION, Capability.JSON, Capability.TOOLS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Known:
     output_tokens: int | None = None
     capabilities: frozenset[Capability] | None = None
     sampling: bool | None = None
-    """Whether it takes `temperature` and `stop`. None: unknown, they are sent and its refusal is remembered."""
+    """Whether it takes `temperature`, `top_p` and `stop`. None: unknown, they are sent and its refusal is remembered."""
     note: str = ""
 
     def fits(self, model: str) -> bool:
@@ -54,11 +54,11 @@ OPENAI = (
 
 DEEPSEEK = (
     Known(r"deepseek-(v\d(\.\d)?-)?flash", 1_000_000, 384_000, SEES, sampling=True),
-    Known(r"deepseek-v4-pro", 1_000_000, 384_000, JSON_ONLY, sampling=True),
-    Known(r"deepseek-(chat|reasoner)", capabilities=JSON_ONLY, note="Switched off on 2026-07-24: use deepseek-flash."),
+    Known(r"deepseek-v4-pro", 1_000_000, 384_000, JSON_AND_TOOLS, sampling=True),
+    Known(r"deepseek-(chat|reasoner)", capabilities=JSON_AND_TOOLS, note="Switched off on 2026-07-24: use deepseek-flash."),
 )
 
-GROQ = (Known(r"openai/gpt-oss-\d+b", capabilities=JSON_ONLY),)
+GROQ = (Known(r"openai/gpt-oss-\d+b", capabilities=JSON_AND_TOOLS),)
 
 OPENROUTER = tuple(
     Known(f"{author}/(?:{known.pattern})", known.context_tokens, known.output_tokens, known.capabilities, None, known.note)

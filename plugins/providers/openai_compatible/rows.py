@@ -42,6 +42,10 @@ class Row:
     """What is known of its models."""
     json_schema: bool = True
     """Whether it holds answers to a schema, not only to JSON."""
+    parallel_tools: bool = True
+    """Whether it takes `parallel_tool_calls`."""
+    tool_id_chars: int = 0
+    """How many letters and digits the id of a tool call has to have; 0: any number up to 40."""
     costs_told: bool = False
     """Whether `usage.cost` of an answer is what it charged, in dollars."""
     key_path: str = ""
@@ -62,7 +66,7 @@ class Row:
         model = self.default_model or "the first model that the server lists"
         found.append(Variable(self.model_variable, f"Model to use at {self.label}.", default=model, kind=VariableKind.MODEL))
         if self.capabilities_variable:
-            able = "What its models can do besides text: `vision`, `json`, `vision,json` or `none`. Empty: it is tried."
+            able = "What its models can do besides text: of `vision`, `json` and `tools`, or `none`. Empty: it is tried."
             found.append(Variable(self.capabilities_variable, able))
         found += [
             Variable(name, f"{header.rpartition('-')[2]} at {self.label}, for an account that has several.")
@@ -111,6 +115,7 @@ ROWS = (
         price_as="deepseek",
         catalog=DEEPSEEK,
         json_schema=False,
+        parallel_tools=False,
         balance_path="/user/balance",
         # Its tariff is double at these times, but for Chinese public holidays, whose list changes from year to year.
         peak_hours=Hours.parse("Mon-Fri 01:00-04:00, Mon-Fri 06:00-10:00"),
@@ -128,6 +133,7 @@ ROWS = (
         model_variable="MISTRAL_MODEL",
         default_model="mistral-small-latest",
         price_as="mistral",
+        tool_id_chars=9,
     ),
     Row(
         name="groq",

@@ -1,8 +1,8 @@
-"""OpenAI's chat format: from an answer's bytes to pieces of text and usage. Pure, no I/O of its own.
+"""OpenAI's chat format: from an answer's bytes to pieces of text, tool calls and usage. Pure, no I/O of its own.
 
 Servers differ in small ways, all of which are read here: comments and unknown events in the stream, missing `id` or
 `usage`, content as null, a string or a list of parts, an error inside a successful answer, a stream that ends with
-`[DONE]` or by closing after the finish reason, and one JSON document although a stream was asked for.
+`[DONE]` or by closing after the finish reason, and either form of an answer whichever was asked for.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import httpx
 
 from plugins.providers.openai_compatible.failures import Complaint, from_error_in_answer
 from plugins.providers.openai_compatible.listing import money
+from plugins.providers.openai_compatible.wishes import ToolPieces
 from webapp.plugin import (
     ANSWER_CHARS,
     Finish,
@@ -25,6 +26,7 @@ from webapp.plugin import (
     RefusedByPolicy,
     Text,
     TextFlow,
+    ToolPiece,
     Unavailable,
     Usage,
     lines,
@@ -47,10 +49,12 @@ _FINISH = {
 
 
 class Answer:
-    """Reads one answer: feed its bytes to `read`, which yields `Text` pieces and then one `Usage`."""
+    """Reads one answer: feed its bytes to `read`, which yields `Text` and `ToolPiece`s and then one `Usage`."""
 
-    def __init__(self, label: str, secret: str = "", header_request_id: str = "", *, costs_told: bool = False) -> None:
-        """`costs_told`: whether the vendor's `usage.cost` is what it charged, in dollars."""
+    def __init__(
+        self, label: str, secret: str = "", header_request_id: str = "", *, costs_told: bool = False, tools: bool = False
+    ) -> None:
+        """`costs_told`: whether the vendor's `usage.cost` is what it charged, in dollars. `tools`: whether any were offered."""
         self._label = label
         self._costs_told = costs_told
         self._secret = secret
@@ -60,25 +64,30 @@ class Answer:
         self._vendor_request_id = header_request_id
         self._refusal = ""
         self._flow = TextFlow()
+        self._tools = ToolPieces() if tools else None
         self._done = False
 
-    def read(self, pieces: Iterable[bytes]) -> Iterator[Text | Usage]:
+    def read(self, pieces: Iterable[bytes]) -> Iterator[Text | ToolPiece | Usage]:
         """Raises the `ProviderError` family; what the network raises passes through."""
         source = iter(pieces)
         start = b""
         try:
             start = _beginning(source)
             if start[:1] in (b"{", b"["):
-                yield from self._whole(itertools.chain((start,), source))
+                yield from self._whole(start, source)
             else:
                 yield from self._stream(itertools.chain((start,), source))
+            if rest := self._flow.feed("", last=True):
+                yield Text(rest)
+            usage = self._end(start)
+            if self._tools is not None:
+                yield from self._tools.end(cut=self._finish == "length")
         except ValueError as exc:
             raise self._malformed(str(exc), start) from exc
-        yield from self._text("", last=True)
-        yield self._end(start)
+        yield usage
 
     # -- the two forms of an answer --------------------------------------------------------------------------------
-    def _stream(self, pieces: Iterable[bytes]) -> Iterator[Text]:
+    def _stream(self, pieces: Iterable[bytes]) -> Iterator[Text | ToolPiece]:
         for name, data in sse_events(lines(self._until_broken(pieces))):
             if data.strip() == b"[DONE]":
                 self._done = True
@@ -103,66 +112,69 @@ class Answer:
             if not self._finish:
                 raise
 
-    def _whole(self, pieces: Iterable[bytes]) -> Iterator[Text]:
-        """A server that does not stream answers with one document."""
-        found: list[bytes] = []
-        size = 0
-        for piece in pieces:
+    def _whole(self, start: bytes, rest: Iterator[bytes]) -> list[Text | ToolPiece]:
+        """One document: a whole answer."""
+        found = [start]
+        size = len(start)
+        for piece in rest:
             found.append(piece)
             size += len(piece)
             if size > 4 * ANSWER_CHARS:
                 raise ValueError("the answer is too large")
         try:
-            document = json.loads(b"".join(found))
+            document = json.loads(b"".join(found) if len(found) > 1 else start)
         except RecursionError as exc:
             raise ValueError("the answer is nested too deeply") from exc
         if not isinstance(document, dict) or not ("choices" in document or _error_in(document)):
             raise ValueError("the answer is not a chat completion")
         self._done = True
-        yield from self._chunk(document)
+        return self._chunk(document)
 
-    def _chunk(self, chunk: Mapping[str, Any]) -> Iterator[Text]:
+    def _chunk(self, chunk: Mapping[str, Any]) -> list[Text | ToolPiece]:
+        """What a chunk or a whole answer says. Lists, not generators: this runs for every piece of every answer."""
         if isinstance(chunk.get("model"), str):
             self._model = chunk["model"]
         if not self._vendor_request_id and isinstance(chunk.get("id"), str):
             self._vendor_request_id = chunk["id"]
-        groq = chunk.get("x_groq")
-        for usage in (chunk.get("usage"), groq.get("usage") if isinstance(groq, dict) else None):
-            if isinstance(usage, dict):
-                self._usage = usage
+        if isinstance(usage := chunk.get("usage"), dict):
+            self._usage = usage
+        if isinstance(groq := chunk.get("x_groq"), dict) and isinstance(usage := groq.get("usage"), dict):
+            self._usage = usage
         if error := _error_in(chunk):
             said = Complaint.read({"error": error})
             failure = from_error_in_answer(self._label, said, self._words(said.words))
             failure.usage = self._counted()
             raise failure
+        found: list[Text | ToolPiece] = []
         choices = chunk.get("choices")
         for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, dict) and choice.get("index") in (0, None):
-                yield from self._choice(choice)
+                self._choice(choice, found)
+        return found
 
-    def _choice(self, choice: Mapping[str, Any]) -> Iterator[Text]:
-        said: Mapping[str, Any] = next(
-            (choice[name] for name in ("delta", "message") if isinstance(choice.get(name), dict)), {}
-        )
-        if text := _plain(said.get("content")):
-            yield from self._text(text)
-        if isinstance(said.get("refusal"), str):
-            self._refusal += said["refusal"]
-        if isinstance(choice.get("finish_reason"), str):
-            self._finish = choice["finish_reason"]
+    def _choice(self, choice: Mapping[str, Any], found: list[Text | ToolPiece]) -> None:
+        """Appends to `found` what a choice says."""
+        said, complete = choice.get("delta"), False
+        if not isinstance(said, dict):
+            said, complete = choice.get("message"), True
+        if isinstance(said, dict):
+            if (text := _plain(said.get("content"))) and (ready := self._flow.feed(text)):
+                found.append(Text(ready))
+            if isinstance(refusal := said.get("refusal"), str):
+                self._refusal += refusal
+            if self._tools is not None and (wishes := said.get("tool_calls")):
+                found.extend(self._tools.read(wishes, complete=complete))
+        if isinstance(reason := choice.get("finish_reason"), str):
+            self._finish = reason
 
-    # -- text and end ----------------------------------------------------------------------------------------------
-    def _text(self, text: str, *, last: bool = False) -> Iterator[Text]:
-        if ready := self._flow.feed(text, last=last):
-            yield Text(ready)
-
+    # -- the end ---------------------------------------------------------------------------------------------------
     def _end(self, start: bytes) -> Usage:
         """The usage record, or the reason why what came is no answer."""
         if not (self._done or self._finish):
             raise self._malformed("the answer ended before its end marker", start)
         if self._finish == "insufficient_system_resource":
             raise Unavailable(f"{self._label} ran out of resources.", detail=self._finish, usage=self._counted())
-        if not self._flow.visible:
+        if not self._flow.visible and not self._asks_for_tools:
             failure = self._nothing_said()
             # Also without counts: the core does not repeat at once what would end the same way.
             in_vain = _FINISH.get(self._finish) in (Finish.LENGTH, Finish.FILTERED)
@@ -179,10 +191,19 @@ class Answer:
             cache_write_tokens=self._part("prompt_tokens_details", "cache_write_tokens", "prompt_tokens"),
             reasoning_tokens=self._part("completion_tokens_details", "reasoning_tokens", "completion_tokens"),
             cost_usd=self._cost(),
-            finish=_FINISH.get(self._finish, Finish.UNKNOWN),
+            finish=self._ending(),
             model=vendor_id(self._model),
             vendor_request_id=vendor_id(self._vendor_request_id),
         )
+
+    @property
+    def _asks_for_tools(self) -> bool:
+        return self._tools is not None and self._tools.count > 0
+
+    def _ending(self) -> Finish:
+        """The finish reason in the core's words. Some servers say `stop` where tools are asked for."""
+        finish = _FINISH.get(self._finish, Finish.UNKNOWN)
+        return Finish.TOOL if self._asks_for_tools and finish in (Finish.STOP, Finish.UNKNOWN) else finish
 
     def _counted(self) -> Usage | None:
         """The same for an answer that failed: None where the vendor counted nothing."""
@@ -208,7 +229,10 @@ class Answer:
                 detail="empty text with finish reason 'length'; reasoning counts towards the cap",
             )
         if self._finish in ("tool_calls", "function_call"):
-            return MalformedAnswer(f"{self._label}'s model asked for a tool that it was not offered.")
+            offered = (
+                "said that it asks for a tool and named none" if self._tools else "asked for a tool that it was not offered"
+            )
+            return MalformedAnswer(f"{self._label}'s model {offered}.")
         return MalformedAnswer(f"{self._label} sent an empty answer.", detail=f"finish reason: {self._finish or 'none'}")
 
     def _cached(self) -> int:

@@ -19,6 +19,7 @@ from plugins.providers.prsm.config import ENVIRONMENT, LABEL, Config, amount
 from plugins.providers.prsm.failures import cannot_stream, from_status, malformed, refuses_temperature, words_of
 from plugins.providers.prsm.sessions import as_answer, session_id, wait_for
 from webapp.plugin import (
+    Capability,
     Health,
     MalformedAnswer,
     ModelInfo,
@@ -70,11 +71,17 @@ class PRSM(TextProvider):
         """A variable that is not set or cannot be right; '' if a call may be tried."""
         return self._config.fault
 
+    def model_info(self, model: str) -> ModelInfo:
+        """PRSM takes a text and nothing else; JSON is asked for in words."""
+        return ModelInfo(model, capabilities=frozenset({Capability.JSON}))
+
     # -- a call ----------------------------------------------------------------------------------------------------
     def stream(self, call: TextCall, http: httpx.Client) -> Iterator[Text | Usage]:
         """Streams where the contract and the node can; otherwise the answer comes in one piece."""
         if any(turn.pictures for turn in call.turns):
             raise Rejected(f"{self.label} takes no pictures.")
+        if call.tools:
+            raise Rejected(f"{self.label} takes no tools.")
         until = time.monotonic() + call.timeout_s
         model = call.model or self.default_model
         reader = Reader(model, self._config.key, self._config.ftns_usd)

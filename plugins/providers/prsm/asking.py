@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from plugins.providers.prsm.config import Config
 from webapp.plugin import JsonOutput, Role, TextCall
 
-_SPEAKERS = {Role.USER: "User", Role.ASSISTANT: "Assistant"}
+_SPEAKERS = {Role.USER: "User", Role.ASSISTANT: "Assistant", Role.TOOL: "Tool"}
 _NOBODY = "switchhook"
 
 
