@@ -109,7 +109,7 @@ def test_the_feeder_looks_again_while_requests_end_quickly() -> None:
     thread = threading.Thread(target=answer, args=(current_app._get_current_object(),))
     thread.start()
     try:
-        assert batch_feed.feed(8) == 6 or view(batch_id).counts.waiting == 0
+        assert batch_feed.feed(3) == 6 or view(batch_id).counts.waiting == 0
     finally:
         stop.set()
         thread.join()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 
 import pytest
 from sqlalchemy import text
 
 from tests.integration.cli_support import Operator, operator
+from webapp.vault import FILE_NAME, SETTLE_S
 
 __all__ = ["operator"]
 
@@ -112,6 +115,8 @@ def test_a_rotation_of_keys_seals_the_organizations_own_anew(operator: Operator)
     before = json.loads(values) if isinstance(values, str) else values
     said = operator.json("keys", "rotate", "--yes")
     assert said["sealed_anew"] == 1
+    then = time.time() - SETTLE_S - 1
+    os.utime(operator.folder / FILE_NAME, (then, then))
     operator.ok("keys", "prune", "--yes")
     [(values,)] = operator.rows('SELECT "values" FROM organization_provider')
     after = json.loads(values) if isinstance(values, str) else values
