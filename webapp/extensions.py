@@ -140,7 +140,7 @@ def without_foreign_keys(connection: Connection) -> Iterator[None]:
 
 # SQLite lets one writer in at a time and makes the others poll, unfairly; a lock in the process queues them instead
 # (p99 of a webhook at 32 connections: 63 ms instead of 711).
-_one_writer = threading.Lock()
+one_writer = threading.Lock()
 
 
 def _without_details(context: ExceptionContext) -> None:
@@ -167,7 +167,7 @@ def writing() -> Iterator[Connection]:
             yield connection
         return
     writer = {_WRITING: True}
-    with shielded(), _one_writer, engine.connect().execution_options(**writer) as connection, connection.begin():
+    with shielded(), one_writer, engine.connect().execution_options(**writer) as connection, connection.begin():
         yield connection
 
 

@@ -30,14 +30,15 @@ class _Compiled:
         """A row as the driver wants it."""
         found = {}
         for name, convert in self.columns:
-            value = row[name] if name in row else _default(table, name)
+            value = row[name] if name in row else default(table, name)
             found[name] = value if convert is None else convert(value)
         return found if self.named else tuple(found.values())
 
 
-def _default(table: Table, name: str) -> Any:
-    default: Any = table.c[name].default
-    return default.arg(None) if default.is_callable else default.arg
+def default(table: Table, name: str) -> Any:
+    """The value that a column gets which is not given, as its model declares it."""
+    declared: Any = table.c[name].default
+    return declared.arg(None) if declared.is_callable else declared.arg
 
 
 class Inserter:

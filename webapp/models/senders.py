@@ -116,7 +116,7 @@ _by_token_named = _of_token(_named)
 _token = table_of(ApiToken)
 _at_token = _query(null(), token=True, organization=func.coalesce(ApiToken.organization_id, Person.organization_id))
 _of_the_token = (ApiToken.scopes, ApiToken.expires_at, ApiToken.revoked_at, ApiToken.last_used_at)
-_by_digest = _at_token.where(ApiToken.digest == bindparam("digest")).with_only_columns(
+BY_DIGEST = _at_token.where(ApiToken.digest == bindparam("digest")).with_only_columns(
     *_of_the_token, *_at_token.selected_columns, maintain_column_froms=True
 )
 _note_use = update(_token).where(_token.c.id == bindparam("token")).values(last_used_at=bindparam("at"))
@@ -143,7 +143,7 @@ def by_id(
         query = _by_id_named if token_id is None else _by_token_named
     else:
         query = _by_id if token_id is None else _by_token
-    return _sender(connection.execute(query, values).first())
+    return sender_of(connection.execute(query, values).first())
 
 
 def within(
@@ -153,8 +153,8 @@ def within(
     came with; without a conversation."""
     values = {"person": person_id, "organization": organization_id}
     if token_id is None:
-        return _sender(connection.execute(_by_id_within, values).first())
-    return _sender(connection.execute(_by_token_within, values | {"token": token_id}).first())
+        return sender_of(connection.execute(_by_id_within, values).first())
+    return sender_of(connection.execute(_by_token_within, values | {"token": token_id}).first())
 
 
 def token_digest(token: str) -> str:
@@ -165,11 +165,11 @@ def token_digest(token: str) -> str:
 def by_token(connection: Connection, token: str, scope: str) -> Sender:
     """The sender whose valid token this is, as a member of the organization that it works in; without a conversation.
     `UnknownToken` for one that is not valid, `NotAllowed` for one that lacks the scope or whose place is not active."""
-    row = connection.execute(_by_digest, {"digest": token_digest(token)}).first()
+    row = connection.execute(BY_DIGEST, {"digest": token_digest(token)}).first()
     sender = None
     if row is not None:
         scopes, expires_at, revoked_at, last_used_at, *values = tuple(row)
-        sender = _sender(values)
+        sender = sender_of(values)
     if sender is None or revoked_at is not None or not sender.active or (expires_at is not None and expires_at <= now()):
         raise UnknownToken("This API key is not valid: it is unknown, expired or revoked. Make another one in your settings.")
     if scope not in scopes:
@@ -182,10 +182,11 @@ def by_token(connection: Connection, token: str, scope: str) -> Sender:
 
 def by_address(connection: Connection, medium: str, address: str) -> Sender | None:
     """The sender with this address."""
-    return _sender(connection.execute(_by_address, {"medium": medium, "address": address}).first())
+    return sender_of(connection.execute(_by_address, {"medium": medium, "address": address}).first())
 
 
-def _sender(row: Row[Any] | Sequence[Any] | None) -> Sender | None:
+def sender_of(row: Row[Any] | Sequence[Any] | None) -> Sender | None:
+    """The sender of a row of one of these queries, None where there is none."""
     if row is None:
         return None
     values = tuple(row)

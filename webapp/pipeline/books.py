@@ -18,55 +18,51 @@ from webapp.models.inserting import Inserter
 from webapp.pipeline.endings import HOUSE, PERSON, Call, Ending
 from webapp.quota import credits
 
-_attempts = Inserter(
-    table_of(Attempt),
-    (
-        "id",
-        "request_id",
-        "execution",
-        "number",
-        "provider",
-        "model",
-        "outcome",
-        "error_code",
-        "detail",
-        "vendor_request_id",
-        "input_tokens",
-        "output_tokens",
-        "cost_microusd",
-        "first_piece_ms",
-        "started_at",
-        "ended_at",
-    ),
+ATTEMPT = (
+    "id",
+    "request_id",
+    "execution",
+    "number",
+    "provider",
+    "model",
+    "outcome",
+    "error_code",
+    "detail",
+    "vendor_request_id",
+    "input_tokens",
+    "output_tokens",
+    "cost_microusd",
+    "first_piece_ms",
+    "started_at",
+    "ended_at",
 )
-_entries = Inserter(
-    table_of(LedgerEntry),
-    (
-        "id",
-        "request_id",
-        "attempt_id",
-        "payer",
-        "person_id",
-        "organization_id",
-        "channel",
-        "operation",
-        "provider",
-        "model",
-        "requests",
-        "input_tokens",
-        "output_tokens",
-        "cached_tokens",
-        "cache_write_tokens",
-        "reasoning_tokens",
-        "pictures",
-        "cost_microusd",
-        "credits_millicredits",
-        "estimated",
-        "price_source",
-        "price_date",
-        "created_at",
-    ),
+ENTRY = (
+    "id",
+    "request_id",
+    "attempt_id",
+    "payer",
+    "person_id",
+    "organization_id",
+    "channel",
+    "operation",
+    "provider",
+    "model",
+    "requests",
+    "input_tokens",
+    "output_tokens",
+    "cached_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+    "pictures",
+    "cost_microusd",
+    "credits_millicredits",
+    "estimated",
+    "price_source",
+    "price_date",
+    "created_at",
 )
+_attempts = Inserter(table_of(Attempt), ATTEMPT)
+_entries = Inserter(table_of(LedgerEntry), ENTRY)
 
 
 def cut(text: str | None, size: int) -> str | None:
@@ -108,9 +104,24 @@ def _write(
     at: datetime,
     before: int = 0,
 ) -> None:
-    """`counted` is for the last call that the person pays; `before` is how many attempts that execution has already."""
     if not calls:
         return
+    attempts, entries = rows_of(request_id, row, calls, execution, counted, at, before)
+    _attempts(connection, attempts)
+    _entries(connection, entries)
+
+
+def rows_of(
+    request_id: uuid.UUID,
+    row: Any,
+    calls: Sequence[Call],
+    execution: int,
+    counted: int,
+    at: datetime,
+    before: int = 0,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of attempts (`ATTEMPT`) and of the ledger (`ENTRY`). `counted` is for the last call that the person pays;
+    `before` is how many attempts that execution has already."""
     ids = [new_id() for _ in calls]
     attempts = [
         {
@@ -133,14 +144,13 @@ def _write(
         }
         for position, call in enumerate(calls)
     ]
-    _attempts(connection, attempts)
     last = max((n for n, call in enumerate(calls) if call.payer == PERSON), default=-1)
     entries = [
         _entry(request_id, row, call, ids[position], counted if position == last else 0, at)
         for position, call in enumerate(calls)
         if not call.used.nothing or (position == last and counted)
     ]
-    _entries(connection, entries)
+    return attempts, entries
 
 
 def _entry(request_id: uuid.UUID, row: Any, call: Call, attempt_id: uuid.UUID, counted: int, at: datetime) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class Entry:
     """An attended request, claimed by whoever admits it."""
 
 
-_COLUMNS = (
+COLUMNS = (
     "id",
     "person_id",
     "organization_id",
@@ -122,8 +122,8 @@ _COLUMNS = (
     "error_message",
     "ended_at",
 )
-_insert = Inserter(table_of(Request), _COLUMNS)
-_insert_once = Inserter(table_of(Request), _COLUMNS, once=("person_id", "idempotency_key"))
+_insert = Inserter(table_of(Request), COLUMNS)
+_insert_once = Inserter(table_of(Request), COLUMNS, once=("person_id", "idempotency_key"))
 
 
 def insert_request(
@@ -136,6 +136,24 @@ def insert_request(
     refused: Refused | None,
 ) -> Filed:
     """Store the request; returns what is to be held for it. Raises `Repeated` for a known idempotency key."""
+    values, filed = new_row(entry, sender, request_id, conversation_id, limits, refused)
+    if entry.intake.idempotency_key is None:
+        _insert(connection, [values])
+    elif not _insert_once(connection, [values]):
+        raise Repeated
+    _insert_pictures(connection, entry, sender, request_id)
+    return filed
+
+
+def new_row(
+    entry: Entry,
+    sender: Sender,
+    request_id: uuid.UUID,
+    conversation_id: uuid.UUID | None,
+    limits: Sequence[Limit],
+    refused: Refused | None,
+) -> tuple[dict[str, Any], Filed]:
+    """The row of a request (`COLUMNS`), and what is to be held for it. An attended one is claimed from here on."""
     intake, message = entry.intake, entry.intake.message
     cap = asking.cap_microusd(limits)
     target, ask = _sized(entry, sender, conversation_id, cap)
@@ -184,12 +202,7 @@ def insert_request(
     }
     if intake.attended and refused is None:
         entry.claimed = _claimed(values, entry.at)
-    if intake.idempotency_key is None:
-        _insert(connection, [values])
-    elif not _insert_once(connection, [values]):
-        raise Repeated
-    _insert_pictures(connection, entry, sender, request_id)
-    return filed
+    return values, filed
 
 
 def _claimed(values: dict[str, Any], at: datetime) -> Claimed:

@@ -31,7 +31,7 @@ from webapp.models import (
     RequestStatus,
 )
 from webapp.models.columns import new_id
-from webapp.pipeline import books, letters, warnings, words
+from webapp.pipeline import books, letters, warnings, webhooks, words
 from webapp.pipeline.books import cut
 from webapp.pipeline.endings import PERSON, Call, Ending
 from webapp.pipeline.timing import job_timeout_s
@@ -66,30 +66,33 @@ _VALUES = (
 )
 _SUMS = ("input_tokens", "output_tokens", "cost_microusd", "credits_millicredits")
 """What is added to what earlier executions have used."""
-_end = (
+END = (
     update(_table)
     .where(_table.c.id == bindparam("b_id"), _table.c.status == RequestStatus.PROCESSING)
     .where(_table.c.claim == bindparam("b_claim"))
     .values(
         claim=None,
         lease_until=None,
-        **{name: bindparam(name) for name in _VALUES},
-        **{name: _table.c[name] + bindparam(name) for name in _SUMS},
+        **{name: bindparam(name, type_=_table.c[name].type) for name in _VALUES},
+        **{name: _table.c[name] + bindparam(name, type_=_table.c[name].type) for name in _SUMS},
     )
-    .returning(
-        _table.c.person_id,
-        _table.c.organization_id,
-        _table.c.conversation_id,
-        _table.c.channel,
-        _table.c.operation,
-        _table.c.reply_channel,
-        _table.c.reply_to,
-        _table.c.reply_from,
-        _table.c.attempts,
-        _table.c.started_at,
-        _table.c.cost_microusd,
-        _table.c.queue,
-    )
+)
+"""Ends a request that is held by a claim: `values_of` and `sums_of` are what it wants."""
+_end = END.returning(
+    _table.c.person_id,
+    _table.c.organization_id,
+    _table.c.conversation_id,
+    _table.c.channel,
+    _table.c.operation,
+    _table.c.reply_channel,
+    _table.c.reply_to,
+    _table.c.reply_from,
+    _table.c.attempts,
+    _table.c.started_at,
+    _table.c.cost_microusd,
+    _table.c.queue,
+    _table.c.input_tokens,
+    _table.c.output_tokens,
 )
 _unwanted = (
     select(_table.c.cancel_asked_at.is_not(None))
@@ -137,6 +140,7 @@ def settle(request_id: uuid.UUID, claim: uuid.UUID, ending: Ending, *, again_aft
         return settle_within(connection, request_id, claim, ending, at)
 
     with shielded():
+        webhooks.look()
         try:
             done = _patiently(work)
         except OperationalError:
@@ -206,6 +210,8 @@ class Settled:
     """Who is told that a limit is nearly used."""
     again_at: datetime | None = None
     """Where the request has not ended but is to be tried again: when."""
+    hooks: tuple[uuid.UUID, ...] = ()
+    """Outgoing webhooks."""
 
 
 def settle_within(
@@ -217,24 +223,8 @@ def settle_within(
     this = {"b_id": request_id, "b_claim": claim}
     if ending.status is RequestStatus.FAILED and connection.execute(_unwanted, this).scalar():
         ending = ending.cancelled()
-    used = ending.used
-    values = this | {
-        "status": ending.status,
-        "answer": clean(ending.answer) if ending.answer else None,
-        "result": dict(ending.result) if ending.result is not None else None,
-        "route": dict(ending.route) if ending.route is not None else None,
-        "cached": ending.cached,
-        "quality": ending.quality,
-        "finish": cut(ending.finish, 40),
-        "category": cut(ending.category, 40),
-        "complexity": ending.complexity,
-        "error_code": cut(ending.error_code, 40),
-        "error_message": cut(ending.error_message, 2000),
-        "provider": cut(used.provider, 40),
-        "model": cut(used.model, 120),
-        "ended_at": at,
-    }
-    sums, at_providers = _sums(ending)
+    values = values_of(request_id, claim, ending, at)
+    sums, at_providers = sums_of(ending)
     row = connection.execute(_end, values | sums).first()
     if row is None:
         return None
@@ -242,7 +232,7 @@ def settle_within(
     # The person comes before the counters, as in admission: the other way round two transactions could wait for each other.
     _marks(connection, row, counted, at)
     why = cut(ending.error_code, 40) or str(ending.status)
-    counters = holds.settle(connection, request_id, _dimensions(counted, sums), at, by=by, why=why, at_providers=at_providers)
+    counters = holds.settle(connection, request_id, dimensions_of(counted, sums), at, by=by, why=why, at_providers=at_providers)
     told = warnings.tell(connection, row, counters, at)
     books.write(connection, request_id, row, ending, counted, at)
     books.keep_pictures(connection, request_id, row, ending, at)
@@ -269,24 +259,48 @@ def settle_within(
             for code, message, detail in troubles
         ]
         connection.execute(insert(ErrorLog), errors)
-    return Settled(row, delivery_id, ending, told)
+    hooks = webhooks.request_ended(connection, request_id, row, ending, at)
+    return Settled(row, delivery_id, ending, told, hooks=hooks)
+
+
+def values_of(request_id: uuid.UUID, claim: uuid.UUID, ending: Ending, at: datetime) -> dict[str, Any]:
+    """What `END` writes of an ending, beside its sums."""
+    used = ending.used
+    return {
+        "b_id": request_id,
+        "b_claim": claim,
+        "status": ending.status,
+        "answer": clean(ending.answer) if ending.answer else None,
+        "result": dict(ending.result) if ending.result is not None else None,
+        "route": dict(ending.route) if ending.route is not None else None,
+        "cached": ending.cached,
+        "quality": ending.quality,
+        "finish": cut(ending.finish, 40),
+        "category": cut(ending.category, 40),
+        "complexity": ending.complexity,
+        "error_code": cut(ending.error_code, 40),
+        "error_message": cut(ending.error_message, 2000),
+        "provider": cut(used.provider, 40),
+        "model": cut(used.model, 120),
+        "ended_at": at,
+    }
 
 
 def _put_back(
     connection: Connection, request_id: uuid.UUID, claim: uuid.UUID, ending: Ending, at: datetime, again_at: datetime
 ) -> Settled | None:
     """Back to the queue, with what this execution has used on the books. Its holds stay."""
-    sums, at_providers = _sums(ending)
+    sums, at_providers = sums_of(ending)
     values = {"b_id": request_id, "b_claim": claim, "not_before": again_at, "error_code": cut(ending.error_code, 40)}
     row = connection.execute(_again, values | sums).first()
     if row is None:
         return None
-    holds.note(connection, request_id, _dimensions(0, sums), at_providers)
+    holds.note(connection, request_id, dimensions_of(0, sums), at_providers)
     books.write(connection, request_id, row, ending, 0, at)
     return Settled(row, None, ending, again_at=again_at)
 
 
-def _sums(ending: Ending) -> tuple[dict[str, int], dict[str, dict[Dimension, int]]]:
+def sums_of(ending: Ending) -> tuple[dict[str, int], dict[str, dict[Dimension, int]]]:
     """What the person's calls have used, in all and at each provider."""
     sums = dict.fromkeys(_SUMS, 0)
     at_providers: dict[str, dict[Dimension, int]] = {}
@@ -306,7 +320,8 @@ def _sums(ending: Ending) -> tuple[dict[str, int], dict[str, dict[Dimension, int
     return sums, at_providers
 
 
-def _dimensions(counted: int, sums: Mapping[str, int]) -> dict[Dimension, int]:
+def dimensions_of(counted: int, sums: Mapping[str, int]) -> dict[Dimension, int]:
+    """What `sums_of` found, by the dimensions of limits."""
     return {
         Dimension.REQUESTS: counted,
         Dimension.TOKENS: sums["input_tokens"] + sums["output_tokens"],
@@ -326,6 +341,7 @@ def after_commit(request_id: uuid.UUID, settled: Settled, ending: Ending) -> Non
     if settled.delivery_id is not None:
         queues.put(queue_redis(), queues.DELIVER, [str(settled.delivery_id)], queues.HIGH)
     settled.told.after_commit()
+    webhooks.hand_over(settled.hooks)
     event = RequestEvent(
         request_id=str(request_id),
         person_id=str(row.person_id),
@@ -346,7 +362,7 @@ def after_commit(request_id: uuid.UUID, settled: Settled, ending: Ending) -> Non
 
 _person = table_of(Person)
 _conversation = table_of(Conversation)
-_seen_person = (
+SEEN_PERSON = (
     update(_person)
     .where(_person.c.id == bindparam("b_id"))
     .values(last_active_at=bindparam("at"), requests_total=_person.c.requests_total + bindparam("counted"))
@@ -358,7 +374,7 @@ _seen_conversation = (
 
 def _marks(connection: Connection, row: Any, counted: int, at: datetime) -> None:
     """Last activity of the person and of the conversation, always in this order."""
-    connection.execute(_seen_person, {"b_id": row.person_id, "at": at, "counted": counted})
+    connection.execute(SEEN_PERSON, {"b_id": row.person_id, "at": at, "counted": counted})
     if row.conversation_id is not None:
         connection.execute(_seen_conversation, {"b_id": row.conversation_id, "at": at})
 

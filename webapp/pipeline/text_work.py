@@ -125,6 +125,8 @@ class TextWork(Work):
             timeout_s=self.timeout_s,
             afford=self.afford,
             stop=self.stop_asked,
+            # An answer in one piece is silent until it is ready.
+            silence_s=self.timeout_s if self._brought is not None and self._brought.whole else None,
         )
         with closing(self.calls.pieces()) as stream:
             for piece in stream:

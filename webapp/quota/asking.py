@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from webapp.contracts.limits import Dimension, Limit, QuotaPolicy, QuotaQuestion, Window
 from webapp.contracts.texts import frames
+from webapp.extensions import current_settings
 from webapp.models.senders import Sender
 from webapp.quota import credits, stored
 from webapp.registry import current_registry
@@ -58,6 +59,12 @@ def limits_for(question: QuotaQuestion, policies: Iterable[QuotaPolicy] | None =
             log.error("the quota policy %s failed: %s\n%s", policy.name, type(exc).__name__, frames(exc))
             raise PolicyFailed(f"The quota policy {policy.name} failed: {type(exc).__name__}: {exc}") from exc
     return list(found.values())
+
+
+def limits_of(sender: Sender, operation: str, channel: str, allocation: int | None) -> list[Limit]:
+    """What every policy says of a request of this sender; `allocation` is in credits, None for the installation's setting."""
+    credited = current_settings().allocation_credits if allocation is None else allocation
+    return limits_for(question_of(sender, operation, channel, credited * credits.MILLI))
 
 
 def cap_microusd(limits: Iterable[Limit]) -> int | None:

@@ -190,6 +190,34 @@ def enter(connection: Connection, request_id: uuid.UUID, wanted: Sequence[Need])
     connection.exec_driver_sql(_statement(_HOLD, driver.mark, len(wanted)), tuple(held))
 
 
+def taking(dialect: str, request_id: uuid.UUID, wanted: Sequence[Need]) -> tuple[tuple[str, list[Any]], tuple[str, list[Any]]]:
+    """The two statements of `take`, for a driver, with their values: one that raises the counters, and returns a row for each
+    that had room, and one that writes down the holds. None of `wanted` may be larger than its limit by itself."""
+    driver = _DRIVERS[dialect]
+    request, taken, held = driver.identity(request_id), list[Any](), list[Any]()
+    for need in wanted:
+        key = _key(driver, need)
+        taken += (*key, need.limit.maximum, need.amount)
+        held += (request, *key, need.amount, need.limit.provider or None)
+    rows = len(wanted)
+    return (_statement(_TAKE, driver.mark, rows), taken), (_statement(_HOLD, driver.mark, rows), held)
+
+
+def closing(dialect: str, request_id: uuid.UUID, used: Use, at: datetime, by: str, why: str) -> tuple[str, list[Any]]:
+    """The statement, for a driver, that ends the holds of a request with what was used, and returns (subject, name, period,
+    starts_at, dimension, amount, used, provider, id) of each; those of a provider's own limits do not count it yet."""
+    driver = _DRIVERS[dialect]
+    amounts = [used.get(dimension, 0) for dimension in _IN_ORDER]
+    return _marked(_ADD, driver.mark, closing=True), [driver.moment(at), by, why, *amounts, driver.identity(request_id)]
+
+
+def lower(dialect: str, connection: Any, ended: Sequence[Sequence[Any]]) -> list[Counter]:
+    """Turn ended holds, as `closing` returns them, into use of their counters, by a driver's connection."""
+    driver = _DRIVERS[dialect]
+    text, values = _lowering(driver, [hold[:7] for hold in ended])
+    return [_counter(driver, row) for row in connection.execute(text, values).fetchall()]
+
+
 def raise_counters(connection: Connection, wanted: Sequence[Need]) -> Sequence[Need]:
     """Add to the counters what `wanted` needs, all or (by the caller's rollback) none; returns those that are counted from one
     request to the next. Raises `NoRoom`. It belongs to no request: whoever calls this has to lower them again."""
@@ -268,17 +296,22 @@ def settle(
     ended = _add(connection, driver, request_id, used, at_providers, closing)
     if not ended:
         return []
+    text, values = _lowering(driver, ended)
+    return [_counter(driver, row) for row in connection.exec_driver_sql(text, tuple(values)).all()]
+
+
+def _lowering(driver: _Driver, ended: Iterable[Sequence[Any]]) -> tuple[str, list[Any]]:
+    """The statement that counts what ended holds have used, and lets go of the rest, with its values."""
     # One row a counter, whatever a request holds of it: a statement cannot touch a row twice.
     sums: dict[tuple[Any, ...], list[int]] = {}
-    for *key, amount, spent in sorted(ended, key=lambda hold: hold[:3]):
+    for *key, amount, spent in sorted(ended, key=lambda hold: tuple(hold[:3])):
         there = sums.setdefault(tuple(key), [0, 0])
         there[0] += spent
         there[1] += amount
     values: list[Any] = []
     for counter, (spent, amount) in sums.items():
         values += (*counter, spent, amount)
-    rows = connection.exec_driver_sql(_statement(_SETTLE, driver.mark, len(sums)), tuple(values)).all()
-    return [_counter(driver, row) for row in rows]
+    return _statement(_SETTLE, driver.mark, len(sums)), values
 
 
 def _counter(driver: _Driver, row: Any) -> Counter:

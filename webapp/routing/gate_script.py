@@ -165,7 +165,9 @@ if probe then
   c.probe, c.probe_till = lease, now + hold
   save(KEYS[3], target, c, now)
 end
-return {1, c.gen, most_tokens >= 0 and minute or -1, most_held >= 0 and 1 or 0, probe and 1 or 0}
+return {
+  1, c.gen, most_tokens >= 0 and minute or -1, most_held >= 0 and 1 or 0, probe and 1 or 0, c.failures > 0 and 1 or 0
+}
 """
 )
 
@@ -348,7 +350,7 @@ class SharedGate:
             ),
         )
         if answer[0]:
-            return Entered(answer[1], answer[2], bool(answer[3]), bool(answer[4]))
+            return Entered(answer[1], answer[2], bool(answer[3]), bool(answer[4]), bool(answer[5]))
         return Refused(_text(answer[1]), answer[2], _text(answer[3]))
 
     def leave(self, provider: str, ended: Ended, at_ms: int = 0) -> str:

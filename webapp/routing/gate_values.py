@@ -148,12 +148,14 @@ class Wish(NamedTuple):
 
 
 class Entered(NamedTuple):
-    """The call may begin. `minute`: where its tokens are counted, -1: nowhere. `held`: it takes a place of `concurrent`."""
+    """The call may begin. `minute`: where its tokens are counted, -1: nowhere. `held`: it takes a place of `concurrent`.
+    `flawed`: calls to the target have gone bad in a row, so that one that goes well has something to say."""
 
     generation: int
     minute: int
     held: bool
     probe: bool
+    flawed: bool = True
 
 
 class Refused(NamedTuple):

@@ -35,12 +35,12 @@ from typing import TYPE_CHECKING, cast
 import httpx
 
 from webapp.routing import guard as guards
-from webapp.routing.wire import CONNECT_S, Clock, Connection, Origin, call_limits
+from webapp.routing.wire import CONNECT_S, Clock, Connection, Origin, call_limits, given_up_when
 
 if TYPE_CHECKING:
     import socket
 
-__all__ = ["PooledTransport", "build_client", "call_limits", "client", "close_client"]
+__all__ = ["PooledTransport", "build_client", "call_limits", "client", "close_client", "given_up_when"]
 
 KEEP_ALIVE_S = 60.0
 _PIECE = 65_536
@@ -299,6 +299,31 @@ def _head_error(exc: Exception) -> httpx.HTTPError:
     return httpx.RemoteProtocolError(f"the answer's header is malformed: {type(exc).__name__}")
 
 
+class _Client(httpx.Client):
+    """A client that does what ours needs and no more: what httpx does for cookies, redirects, sign-in and event hooks, of which
+    there are none here, costs as much as the call."""
+
+    def send(
+        self,
+        request: httpx.Request,
+        *,
+        stream: bool = False,
+        auth: object = None,  # noqa: ARG002
+        follow_redirects: object = None,  # noqa: ARG002
+    ) -> httpx.Response:
+        if self.is_closed:
+            raise RuntimeError("Cannot send a request, as the client has been closed.")
+        response = self._transport.handle_request(request)
+        response.request = request
+        if not stream:
+            try:
+                response.read()
+            except BaseException:
+                response.close()
+                raise
+        return response
+
+
 def build_client(
     *,
     ssl_context: ssl.SSLContext | None = None,
@@ -311,7 +336,7 @@ def build_client(
     another's), and asks for uncompressed answers, which arrive piece by piece; what comes compressed is decoded. Without a
     guard it connects to any address.
     """
-    return httpx.Client(
+    return _Client(
         transport=PooledTransport(ssl_context=ssl_context, keep_alive_s=keep_alive_s, guard=guard),
         trust_env=False,
         follow_redirects=False,

@@ -46,7 +46,7 @@ def wanted(organization_id: uuid.UUID | None, event: str) -> bool:
 
 
 def wanted_by_anybody(event: str) -> bool:
-    """Whether any organization has an active endpoint for an event: where finding out whose an event is would cost something."""
+    """Whether any organization has an active endpoint for an event: where it costs something to find out whose an event is."""
     return event in _known().by_anybody
 
 

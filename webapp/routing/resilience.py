@@ -173,7 +173,7 @@ def enter(provider: str, target: str, pace: Pace, *, tokens: int, hold_s: float)
         answer = gate.local.enter(provider, wish)
     if isinstance(answer, Refused):
         return _denied(provider, wish, answer, local)
-    text = f"{lease}.{answer.generation}.{answer.minute}.{int(answer.held)}"
+    text = f"{lease}.{answer.generation}.{answer.minute}.{int(answer.held)}.{int(answer.flawed)}"
     return Grant(provider, target, text, wish.tokens, answer.probe, local)
 
 
@@ -182,10 +182,12 @@ def leave(grant: Grant, verdict: Verdict, *, tokens: int | None = None) -> None:
 
     Never raises because of Redis: a lease that cannot be given back there expires.
     """
-    lease, generation, minute, held = grant.lease.split(".")
-    entered = Entered(int(generation), int(minute), held == "1", grant.probe)
+    lease, generation, minute, held, flawed = grant.lease.split(".")
+    entered = Entered(int(generation), int(minute), held == "1", grant.probe, flawed == "1")
     change = 0 if tokens is None or entered.minute < 0 else _tokens(tokens) - grant.tokens
-    if verdict is Verdict.NEUTRAL and not (grant.probe or entered.held or change):
+    # A good end only says something after bad ones. Of one that went bad meanwhile the next call learns.
+    silent = verdict is Verdict.NEUTRAL or (verdict is Verdict.GOOD and not entered.flawed)
+    if silent and not (grant.probe or entered.held or change):
         return
     settings = current_settings()
     ended = Ended(

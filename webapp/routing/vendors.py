@@ -251,7 +251,7 @@ def _look_or_wait(kept: _Kept) -> None:
 def _look(kept: _Kept) -> None:
     with reading() as connection:
         query = select(Revision.subject, Revision.number).where(Revision.subject.in_((_SUBJECT, listeners.SUBJECT)))
-        numbers = {subject: number for subject, number in connection.execute(query)}
+        numbers = {row.subject: row.number for row in connection.execute(query)}
         listeners.take(connection, numbers.get(listeners.SUBJECT, 0))
         number = numbers.get(_SUBJECT, 0)
         if number != kept.house.revision:

@@ -7,13 +7,12 @@ and no connection is shared with that client.
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from flask import current_app
 
 from webapp.extensions import current_settings
 from webapp.routing.guard import Forbidden, Guard
@@ -21,17 +20,17 @@ from webapp.routing.guard import Forbidden, Guard
 if TYPE_CHECKING:
     import httpx
 
-_KEY = "switchhook.webhook_calls"
-_lock = threading.Lock()
-
 
 @dataclass(slots=True)
 class _Kept:
-    """What one process has of them: a forked child makes its own."""
+    """What this process has for one value of the setting."""
 
-    process: int
     guard: Guard
     client: httpx.Client | None = None
+
+
+_lock = threading.Lock()
+_kept_by: dict[str, _Kept] = {}
 
 
 def guard() -> Guard:
@@ -61,16 +60,31 @@ def check(host: str, port: int) -> None:
 
 
 def _kept() -> _Kept:
-    found = current_app.extensions.get(_KEY)
-    if isinstance(found, _Kept) and found.process == os.getpid():
-        return found
-    with _lock:
-        found = current_app.extensions.get(_KEY)
-        if not isinstance(found, _Kept) or found.process != os.getpid():
-            made = Guard()
-            made.allow(current_settings().allow_outbound)
-            found = current_app.extensions[_KEY] = _Kept(os.getpid(), made)
+    allowed = current_settings().allow_outbound
+    found = _kept_by.get(allowed)
+    if found is None:
+        made = Guard()
+        made.allow(allowed)
+        found = _kept_by.setdefault(allowed, _Kept(made))
     return found
 
 
-__all__ = ["Forbidden", "check", "client", "guard"]
+def close() -> None:
+    """Close the idle connections. The next call of `client()` makes others."""
+    old = [kept.client for kept in _kept_by.values() if kept.client is not None]
+    _kept_by.clear()
+    for client_before in old:
+        client_before.close()
+
+
+def _after_fork() -> None:
+    # Two processes on one connection would read each other's answers. Closing the child's copies sends nothing.
+    global _lock
+    _lock = threading.Lock()
+    close()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+atexit.register(close)
+
+__all__ = ["Forbidden", "check", "client", "close", "guard"]

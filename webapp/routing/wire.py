@@ -8,7 +8,7 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from http.client import HTTPException
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
@@ -32,6 +32,12 @@ DEFAULT_MAX_BYTES = 64 * 1024 * 1024
 
 CONNECT_S = 10.0
 WRITE_S = 30.0
+_LOOK_EVERY_S = 0.2
+"""How often a call that waits for its server is asked whether anybody still wants the answer."""
+
+
+class GivenUp(GeneratorExit):
+    """Nobody wants the answer any more: it ends a call that waits for its server as closing its generator would."""
 
 
 class Origin(NamedTuple):
@@ -71,10 +77,24 @@ def call_limits(timeout_s: float, silence_s: float = DEFAULT_SILENCE_S) -> Itera
         _current.reset(token)
 
 
+_unwanted: ContextVar[Callable[[], bool] | None] = ContextVar("switchhook_unwanted", default=None)
+
+
+@contextlib.contextmanager
+def given_up_when(unwanted: Callable[[], bool]) -> Iterator[None]:
+    """Let every call that this thread starts inside the block, and that waits for its server, ask a few times a second whether
+    it is unwanted; if so it ends in `GivenUp`."""
+    token = _unwanted.set(unwanted)
+    try:
+        yield
+    finally:
+        _unwanted.reset(token)
+
+
 class Clock:
     """The limits of one call, resolved when it starts. Every wait on the socket asks it how long it may take."""
 
-    __slots__ = ("connect_s", "deadline", "max_bytes", "read_s", "write_s")
+    __slots__ = ("connect_s", "deadline", "max_bytes", "read_s", "unwanted", "write_s")
 
     def __init__(self, request: httpx.Request) -> None:
         extensions = request.extensions
@@ -88,6 +108,7 @@ class Clock:
         self.read_s = _smaller(timeouts.get("read"), limits.silence_s)
         self.write_s = _smaller(timeouts.get("write"), WRITE_S)
         self.connect_s = _smaller(timeouts.get("connect"), CONNECT_S)
+        self.unwanted = _unwanted.get()
 
     def left(self, seconds: float) -> float:
         """How long the next wait may take: `seconds`, less near the deadline; `TimeoutError` beyond it."""
@@ -159,13 +180,32 @@ class Connection:
 
     def receive_into(self, buffer: WriteableBuffer) -> int:
         clock = self.clock
-        self.sock.settimeout(clock.left(clock.read_s))
-        count = self.sock.recv_into(buffer)
+        wait_s = clock.left(clock.read_s)
+        if clock.unwanted is None:
+            self.sock.settimeout(wait_s)
+            count = self.sock.recv_into(buffer)
+        else:
+            count = self._receive_while_wanted(buffer, wait_s, clock.unwanted)
         self.received += count
         # Chunk heads and trailers are not body, and a server may send them without end.
         if self.received > 2 * clock.max_bytes + 1_048_576:
             raise HTTPException(f"the answer is larger than {clock.max_bytes} bytes")
         return count
+
+    def _receive_while_wanted(self, buffer: WriteableBuffer, wait_s: float, unwanted: Callable[[], bool]) -> int:
+        ends = time.monotonic() + wait_s
+        while True:
+            self.sock.settimeout(min(wait_s, _LOOK_EVERY_S))
+            try:
+                return self.sock.recv_into(buffer)
+            except TimeoutError:
+                if unwanted():
+                    # Said once: whoever closes the answer now may want to read its end.
+                    self.clock.unwanted = None
+                    raise GivenUp from None
+                wait_s = ends - time.monotonic()
+                if wait_s <= 0:
+                    raise
 
     def makefile(self, _mode: str) -> BinaryIO:
         """What `HTTPResponse` asks of a socket."""

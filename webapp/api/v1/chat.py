@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from typing import Any
 
-from flask import Response, request, stream_with_context
+from flask import Flask, Response, current_app, request
 
 from webapp.api.base import read_json
 from webapp.api.v1 import calls, chat_request, errors, ground
@@ -30,8 +30,13 @@ _DONE = "data: [DONE]\n\n"
 @blueprint.post("/chat/completions")
 def complete() -> Response:
     """Answer a conversation."""
-    token = calls.bearer()
-    call = chat_request.read(read_json(), may_keep=request.headers.get("x-switchhook-cache", "") == "allow")
+    may_keep = request.headers.get("x-switchhook-cache", "") == "allow"
+    return serve(calls.bearer(), read_json(), may_keep=may_keep)
+
+
+def serve(token: str, body: object, *, may_keep: bool = False) -> Response:
+    """The answer to a body. Needs the application's context and no request's."""
+    call = chat_request.read(body, may_keep=may_keep)
     running = begin(token, call)
     pieces = running.pieces()
     response = _streamed(running, call, pieces) if call.streamed else _whole(running, call, pieces)
@@ -131,7 +136,7 @@ def _streamed(running: Attended, call: ChatCall, pieces: Generator[Any, None, No
     if first is None and (failure := failed(running)) is not None:
         return errors.answer(failure)
     response = Response(
-        stream_with_context(_events(running, call, first, pieces)),
+        _in_context(_events(running, call, first, pieces)),
         mimetype="text/event-stream",
         headers=headers_of(running) | {"X-Accel-Buffering": "no"},
     )
@@ -139,7 +144,18 @@ def _streamed(running: Attended, call: ChatCall, pieces: Generator[Any, None, No
     return response
 
 
-def _events(running: Attended, call: ChatCall, first: Any, pieces: Generator[Any, None, None]) -> Iterator[str]:
+def _in_context(events: Generator[str, None, None]) -> Iterator[str]:
+    """The events, made in the application's context: the request's is over when the server begins to read them."""
+    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+
+    def inside() -> Iterator[str]:
+        with app.app_context(), closing(events):
+            yield from events
+
+    return inside()
+
+
+def _events(running: Attended, call: ChatCall, first: Any, pieces: Generator[Any, None, None]) -> Generator[str, None, None]:
     chunks = _Chunks(running, call)
     with closing(pieces):
         yield chunks.role()

@@ -1,0 +1,96 @@
+"""The short way to `/v1/chat/completions`: the same functions as behind Flask's routing, without what pages need around them
+(sessions, forms, throttles of addresses, rules about scripts), which costs more than the call itself.
+
+Only the plain case goes this way: a token, a JSON body of a known length, no page of another site, no key for repetitions. All
+else, and every token that turns out to be none, goes through the application.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import secrets
+import uuid
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from flask import Flask, Response
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from werkzeug.exceptions import HTTPException
+
+from webapp.api.base import parse_json
+from webapp.api.v1 import calls, chat, errors
+from webapp.contracts.errors import SwitchhookError, UnknownToken
+from webapp.logs import call_id
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+log = logging.getLogger(__name__)
+
+PATH = "/v1/chat/completions"
+_AWAY = "Switchhook cannot reach its database. Nothing was lost; try again in a minute."
+_OURS = "This is our fault, not yours. It has been noted."
+_ELSEWHERE = ("HTTP_ORIGIN", "HTTP_IDEMPOTENCY_KEY", "HTTP_X_REQUEST_ID", "HTTP_X_API_KEY")
+
+
+class Direct:
+    """WSGI: the application, with the short way before it."""
+
+    def __init__(self, app: Flask) -> None:
+        self._app = app
+        self._inner: WSGIApplication = app.wsgi_app
+        settings = app.extensions["switchhook.settings"]
+        self._most = settings.api_body_max_mb * 1024 * 1024
+        self._usable = not settings.throttle_v1_per_min
+        self._headers = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
+        if settings.secure:
+            self._headers["Strict-Transport-Security"] = "max-age=31556926"
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] != PATH or not self._serves(environ):
+            return self._inner(environ, start_response)
+        raw = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+        environ["wsgi.input"] = io.BytesIO(raw)  # for the long way, should it come to that
+        try:
+            with self._app.app_context():
+                response = self._answer(environ, raw)
+        except (UnknownToken, HTTPException):
+            return self._inner(environ, start_response)
+        return response(environ, start_response)
+
+    def _serves(self, environ: WSGIEnvironment) -> bool:
+        length = environ.get("CONTENT_LENGTH") or ""
+        return (
+            self._usable
+            and environ["REQUEST_METHOD"] == "POST"
+            and environ.get("HTTP_AUTHORIZATION", "").startswith("Bearer sh_")
+            and length.isdigit()
+            and 0 < int(length) <= self._most
+            and not any(name in environ for name in _ELSEWHERE)
+        )
+
+    def _answer(self, environ: WSGIEnvironment, raw: bytes) -> Response:
+        own_id = uuid.uuid4().hex
+        call_id.set(own_id)
+        try:
+            token = environ["HTTP_AUTHORIZATION"].removeprefix("Bearer ").strip()
+            may_keep = environ.get("HTTP_X_SWITCHHOOK_CACHE", "") == "allow"
+            response = chat.serve(token, parse_json(raw), may_keep=may_keep)
+        except UnknownToken:
+            raise
+        except SwitchhookError as exc:
+            response = errors.answer(calls.failure_of(exc))
+        except (OperationalError, InterfaceError, PoolTimeout) as exc:
+            log.error("the database cannot be reached, in %s: %s", PATH, type(exc.orig if isinstance(exc, DBAPIError) else exc))
+            response = errors.form(503, "unavailable", _AWAY, "")
+        except HTTPException:
+            raise
+        except Exception:
+            error_id = secrets.token_hex(4)
+            log.exception("error %s in %s", error_id, PATH)
+            response = errors.form(500, "internal", _OURS, error_id)
+        response.headers.update(self._headers)
+        response.headers["X-Request-Id"] = own_id
+        return response

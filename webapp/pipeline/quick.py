@@ -1,0 +1,260 @@
+"""Admission and settling of the usual attended request in the fewest statements: the same rows as `admit` and `settle` write,
+under the same conditions. On PostgreSQL each is one statement beside the look at who it is, and so one transaction.
+
+Whatever is not usual (a limit without room, a mark at which people are told, an answer that is none, a database that is away)
+changes nothing here and goes the general way.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any
+
+from sqlalchemy import Dialect
+
+from webapp.contracts.limits import Limit, Window
+from webapp.extensions import current_settings, db, now, table_of
+from webapp.models import Attempt, LedgerEntry, Request, RequestStatus, senders, straight
+from webapp.models.columns import new_id
+from webapp.models.senders import Sender
+from webapp.models.straight import Convert, Part, Unusual
+from webapp.pipeline import books, settle
+from webapp.pipeline.books import ATTEMPT, ENTRY
+from webapp.pipeline.claims import Claimed
+from webapp.pipeline.endings import PERSON, Ending
+from webapp.pipeline.entering import COLUMNS, Entry, new_row
+from webapp.pipeline.settle import Settled
+from webapp.quota import asking, holds
+from webapp.quota.asking import PolicyFailed
+from webapp.quota.holds import Need
+from webapp.routing import listeners
+
+_Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Statements:
+    """What is compiled once for a database."""
+
+    sender: Part
+    reads: tuple[Convert, ...]
+    request: Part
+    end: Part
+    person: Part
+    attempt: Part
+    entry: Part
+
+
+@lru_cache(maxsize=4)
+def _compiled(name: str, dialect: Dialect) -> _Statements:  # noqa: ARG001 - the name is what two dialects differ by
+    return _Statements(
+        sender=straight.part(senders.BY_DIGEST, dialect),
+        reads=straight.readers(senders.BY_DIGEST, dialect),
+        request=straight.insertion(table_of(Request), COLUMNS, dialect),
+        end=straight.part(settle.END.returning(table_of(Request).c.person_id), dialect),
+        person=straight.part(settle.SEEN_PERSON, dialect),
+        attempt=straight.insertion(table_of(Attempt), ATTEMPT, dialect),
+        entry=straight.insertion(table_of(LedgerEntry), ENTRY, dialect),
+    )
+
+
+def _statements() -> _Statements:
+    dialect = db.engine.dialect
+    return _compiled(dialect.name, dialect)
+
+
+def _sqlite() -> bool:
+    return db.engine.dialect.name == "sqlite"
+
+
+# -- admission ---------------------------------------------------------------------------------------------------------
+def admit(entry: Entry) -> tuple[Sender, uuid.UUID]:
+    """Store and claim an attended request of a token, with what it holds; `entry.claimed` is the claim. Raises `Unusual`."""
+    intake, known = entry.intake, _statements()
+    if not (intake.attended and intake.token) or intake.idempotency_key or entry.pictures or intake.urgent or entry.full_at:
+        raise Unusual("not the usual kind")
+    request_id = new_id()
+    with straight.connection() as driver:
+        sender = _sender(driver, known, intake.token)
+        try:
+            limits = asking.limits_of(sender, intake.operation, intake.medium, intake.allocation)
+        except PolicyFailed as exc:
+            raise Unusual("the limits are unknown") from exc
+        values, filed = new_row(entry, sender, request_id, None, limits, None)
+        wanted = _needs(asking.held_at(limits, filed.provider), filed.amounts, entry.at, sender)
+        if _sqlite():
+            _store_step_by_step(driver, known, values, request_id, wanted)
+        else:
+            _store_at_once(driver, known, values, request_id, wanted)
+    return sender, request_id
+
+
+def _sender(driver: Any, known: _Statements, token: str) -> Sender:
+    row = driver.execute(known.sender.text, known.sender.row({"digest": senders.token_digest(token)})).fetchone()
+    if row is None:
+        raise Unusual("nobody has this token")
+    values = [value if read is None or value is None else read(value) for read, value in zip(known.reads, row, strict=True)]
+    scopes, expires_at, revoked_at, last_used_at, *rest = values
+    sender = senders.sender_of(rest)
+    at = now()
+    used = last_used_at is not None and at - last_used_at <= senders.USED_EVERY
+    if sender is None or revoked_at is not None or not sender.active or "chat" not in scopes or not used:
+        raise Unusual("the token does not open this, or its use is to be noted")
+    if expires_at is not None and expires_at <= at:
+        raise Unusual("the token has expired")
+    return sender
+
+
+def _needs(limits: Sequence[Limit], amounts: Any, at: datetime, sender: Sender) -> list[Need]:
+    found = holds.needs(limits, amounts, at, sender.time_zone)
+    if any(need.amount > need.limit.maximum for need in found):
+        raise Unusual("it is too large by itself")
+    return [need for need in found if need.limit.window is not Window.REQUEST]
+
+
+_ALL_HAD_ROOM = "SELECT 1 / (CASE WHEN (SELECT count(*) FROM t) = %s THEN 1 ELSE 0 END)"
+
+
+def _store_step_by_step(
+    driver: Any, known: _Statements, values: dict[str, Any], request_id: uuid.UUID, wanted: list[Need]
+) -> None:
+    driver.execute(known.request.text, known.request.row(values))
+    if not wanted:
+        return
+    take, hold = holds.taking("sqlite", request_id, wanted)
+    if len(driver.execute(*take).fetchall()) != len(wanted):
+        raise Unusual("a limit has no room")
+    driver.execute(*hold)
+
+
+def _store_at_once(driver: Any, known: _Statements, values: _Values, request_id: uuid.UUID, wanted: list[Need]) -> None:
+    text, given = f"WITH r AS ({known.request.text})", known.request.row(values)
+    if wanted:
+        take, hold = holds.taking("postgresql", request_id, wanted)
+        text += f", t AS ({take[0]}), h AS ({hold[0]}) {_ALL_HAD_ROOM}"
+        given = [*given, *take[1], *hold[1], len(wanted)]
+    else:
+        text += " SELECT 1"
+    driver.execute(text, given)
+
+
+# -- settling ----------------------------------------------------------------------------------------------------------
+def settled(taken: Claimed, ending: Ending) -> Settled:
+    """Write down the end of an answered request. Raises `Unusual`."""
+    if (
+        ending.status is not RequestStatus.COMPLETED
+        or len(ending.calls) != 1
+        or ending.calls[0].payer != PERSON
+        or ending.troubles
+        or ending.pictures
+        or taken.attempt != 1
+        or taken.conversation_id is not None
+        or taken.reply_channel is not None
+        or listeners.wanted(taken.organization_id, "request.completed")
+    ):
+        raise Unusual("not the usual end")
+    at, known = now(), _statements()
+    row = _row(taken, ending)
+    sums, _ = settle.sums_of(ending)
+    values = settle.values_of(taken.id, taken.claim, ending, at) | sums
+    attempts, entries = books.rows_of(taken.id, row, ending.calls, 1, ending.counts, at)
+    if not entries:
+        raise Unusual("nothing was used")
+    person = {"b_id": taken.person_id, "at": at, "counted": ending.counts}
+    closing = holds.closing(
+        db.engine.dialect.name, taken.id, settle.dimensions_of(ending.counts, sums), at, "execution", "completed"
+    )
+    with straight.connection() as driver:
+        write = _end_step_by_step if _sqlite() else _end_at_once
+        write(driver, known, values, person, closing, attempts[0], entries[0])
+    return Settled(row, None, ending)
+
+
+def _row(taken: Claimed, ending: Ending) -> Any:
+    """The request's row as `after_commit` and the books want it."""
+    return SimpleNamespace(
+        person_id=taken.person_id,
+        organization_id=taken.organization_id,
+        conversation_id=None,
+        channel=taken.channel,
+        operation=taken.operation,
+        attempts=1,
+        started_at=taken.started_at,
+        cost_microusd=ending.used.cost_microusd,
+        reply_channel=None,
+    )
+
+
+def _end_step_by_step(
+    driver: Any, known: _Statements, values: Any, person: Any, closing: Any, attempt: Any, entry: Any
+) -> None:
+    if driver.execute(known.end.text, known.end.row(values)).fetchone() is None:
+        raise Unusual("it is held by somebody else")
+    driver.execute(known.person.text, known.person.row(person))
+    ended = driver.execute(*closing).fetchall()
+    if any(hold[7] is not None for hold in ended):
+        raise Unusual("a provider's own limit is held")
+    if ended:
+        counters = holds.lower("sqlite", driver, ended)
+        if any(_may_tell(counter.subject, counter.used, counter.maximum, counter.warned_percent) for counter in counters):
+            raise Unusual("somebody is to be told of a limit")
+    driver.execute(known.attempt.text, known.attempt.row(attempt))
+    driver.execute(known.entry.text, known.entry.row(entry))
+
+
+def _may_tell(subject: str, used: int, maximum: int, warned_percent: int) -> bool:
+    if maximum <= 0:
+        return False
+    percent = min(100, used * 100 // maximum)
+    return percent > warned_percent and percent >= _lowest(subject)
+
+
+def _lowest(subject: str) -> int:
+    return 1 if subject.startswith("organization:") else min(current_settings().warned_percents, default=101)
+
+
+# Each part waits for the one before it, so that rows are locked in the order of the general way: request, person, counters.
+_AT_ONCE = """
+WITH e AS ({end}),
+p AS ({person} AND EXISTS (SELECT 1 FROM e) RETURNING person.id),
+h AS ({closing_head} AND EXISTS (SELECT 1 FROM p) {closing_tail}),
+c AS (
+  INSERT INTO limit_counter (subject, name, period, starts_at, dimension, maximum, used, held)
+  SELECT subject, name, period, starts_at, dimension, 0, sum(used)::bigint, sum(amount)::bigint FROM h
+  GROUP BY subject, name, period, starts_at, dimension ORDER BY subject, name, period
+  ON CONFLICT (subject, name, period, starts_at) DO UPDATE
+  SET held = limit_counter.held - excluded.held, used = limit_counter.used + excluded.used
+  RETURNING subject, used, maximum, warned_percent
+),
+a AS ({attempt}),
+l AS ({entry})
+SELECT 1 / (CASE WHEN EXISTS (SELECT 1 FROM e) AND NOT EXISTS (SELECT 1 FROM h WHERE provider IS NOT NULL)
+AND NOT EXISTS (
+  SELECT 1 FROM c WHERE maximum > 0 AND least(100, used * 100 / maximum) > warned_percent
+  AND least(100, used * 100 / maximum) >= CASE WHEN subject LIKE 'organization:%%' THEN 1 ELSE %s END
+) THEN 1 ELSE 0 END)
+"""
+
+
+@lru_cache(maxsize=2)
+def _text_at_once(known: _Statements, closing: str) -> str:
+    head, _, tail = closing.partition("RETURNING")
+    return _AT_ONCE.format(
+        end=known.end.text,
+        person=known.person.text,
+        closing_head=head,
+        closing_tail=f"RETURNING {tail}",
+        attempt=known.attempt.text,
+        entry=known.entry.text,
+    )
+
+
+def _end_at_once(driver: Any, known: _Statements, values: Any, person: Any, closing: Any, attempt: Any, entry: Any) -> None:
+    text, closed = closing
+    given = [*known.end.row(values), *known.person.row(person), *closed, *known.attempt.row(attempt), *known.entry.row(entry)]
+    driver.execute(_text_at_once(known, text), [*given, _lowest("")])
