@@ -1,22 +1,30 @@
-"""Logging: one line an event, to standard error. Never a message text, a secret, or a whole address."""
+"""Logging: one line an event, to standard error. Never a message text, a secret, or a whole address.
+
+What is logged while a call to an API is answered carries the call's id, the one that its caller is told as `X-Request-Id`.
+"""
 
 from __future__ import annotations
 
 import logging
 import re
 import sys
+from contextvars import ContextVar
 
-from webapp.contracts.texts import mask_address
+from webapp.contracts.texts import hide_tokens, mask_address
 from webapp.settings import Settings
 
+call_id: ContextVar[str] = ContextVar("call_id", default="")
+"""The id of the call that this thread answers, '' for none."""
 _NUMBER = re.compile(r"\+\d{6,15}\b")
 
 
 class MaskingFormatter(logging.Formatter):
-    """Hides phone numbers in whatever is logged, by whomever, tracebacks included."""
+    """Hides phone numbers and API tokens in whatever is logged, by whomever, tracebacks included."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+        call = call_id.get()
+        record.call = f" [{call}]" if call else ""
+        text = hide_tokens(super().format(record))
         return _NUMBER.sub(lambda found: mask_address(found.group()), text) if "+" in text else text
 
 
@@ -27,7 +35,7 @@ def configure(settings: Settings) -> None:
     if any(isinstance(handler.formatter, MaskingFormatter) for handler in root.handlers):
         return
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(MaskingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(MaskingFormatter("%(asctime)s %(levelname)s %(name)s:%(call)s %(message)s"))
     root.addHandler(handler)
     for chatty in ("httpx", "urllib3", "rq", "alembic.runtime.migration", "flask-limiter"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

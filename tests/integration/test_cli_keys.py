@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from tests.integration.cli_support import Operator, operator
 from webapp.cli import context
 from webapp.extensions import db, writing_session
-from webapp.models import ProviderSetting
+from webapp.models import ProviderSetting, WebhookEndpoint
 from webapp.vault import FILE_NAME, SETTLE_S, Key, Vault, current_vault, new_key
 
 __all__ = ["operator"]
@@ -234,6 +234,22 @@ def test_keys_are_removed_only_when_no_secret_needs_them(stored: Operator) -> No
     assert opened() == SECRETS
     assert audited(stored) == ["keys.rotate", "keys.prune"]
     assert "nothing to remove" in stored.ok("keys", "prune")
+
+
+def test_signing_secrets_of_webhooks_are_sealed_anew_too(operator: Operator) -> None:
+    operator.ok("org", "create", "Weavers")
+    secret = operator.json("webhook", "add", "Weavers", "https://hooks.invalid/x")["secret"]
+    with context.application(), writing_session() as session:
+        endpoint = session.scalars(db.select(WebhookEndpoint)).one()
+        endpoint.secret_before = current_vault().seal("whsec_before")
+    assert sum(key["secrets"] for key in operator.json("keys", "list")["keys"]) == 2
+    assert operator.json("keys", "rotate", "--yes")["sealed_anew"] == 2
+    made_long_ago(operator.folder)
+    assert len(operator.json("keys", "prune", "--yes")["removed"]) == 1
+    with context.application():
+        endpoint = db.session.scalars(db.select(WebhookEndpoint)).one()
+        opened_now = [current_vault().unseal(token or "") for token in (endpoint.secret, endpoint.secret_before)]
+    assert opened_now == [secret, "whsec_before"]
 
 
 def test_removing_keys_asks_first(stored: Operator) -> None:

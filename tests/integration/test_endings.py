@@ -318,7 +318,7 @@ def interrupted_at_step(app: Flask, deadlines: Deadlines, number: int) -> tuple[
             except BaseException as exc:
                 sys.settrace(None)
                 # While the exception is at hand, because its traceback may keep things from being closed.
-                still_open = extensions._one_writer.locked() or db.engine.pool.checkedout()  # type: ignore[attr-defined]
+                still_open = extensions.one_writer.locked() or db.engine.pool.checkedout()  # type: ignore[attr-defined]
                 raised.append("left open" if still_open else type(exc).__name__)
 
     def interrupt() -> None:

@@ -6,17 +6,59 @@ from __future__ import annotations
 from flask import Response
 from flask_openapi3 import OpenAPI
 
-from webapp.api import problems, queue
-
-FORMS = "switchhook.error_forms"
-"""The application's extension in which `webapp.web.errors` finds the forms of errors by their path."""
+from webapp.api import (
+    analytics,
+    base,
+    batches,
+    conversations,
+    dead_letters,
+    deliveries,
+    document,
+    doors,
+    errors,
+    generations,
+    plugins,
+    problems,
+    providers,
+    queue,
+    tasks,
+    templates,
+    tokens,
+    usage,
+    users,
+    webhooks,
+)
+from webapp.api.problems import FORMS
+from webapp.api.v1 import door
+from webapp.api.v1.errors import form as v1_form
 
 
 def register(app: OpenAPI) -> None:
     """Attach the routes."""
-    app.extensions[FORMS] = {"/api": _problem}
-    for module in (queue,):
+    app.request_class = base.ApiRequest
+    doors.prepare(app)
+    app.extensions[FORMS] = {"/api": _problem, "/v1": v1_form}
+    for module in (
+        queue,
+        users,
+        tokens,
+        usage,
+        deliveries,
+        tasks,
+        generations,
+        conversations,
+        batches,
+        analytics,
+        dead_letters,
+        errors,
+        plugins,
+        providers,
+        templates,
+        webhooks,
+    ):
         app.register_api(module.blueprint)
+    app.register_blueprint(document.blueprint)
+    door.register(app)
 
 
 def _problem(status: int, code: str, message: str, error_id: str) -> Response:

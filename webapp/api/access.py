@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from flask import Blueprint, current_app, g, request
+from flask import Blueprint, Response, after_this_request, current_app, g, request
 from flask_login import current_user
+from flask_wtf.csrf import CSRFError
 
 from webapp.api.problems import Unauthorized
-from webapp.contracts.errors import NotAllowed
-from webapp.extensions import csrf
+from webapp.contracts.errors import BadInput, NotAllowed
+from webapp.extensions import csrf, db
 from webapp.models import Person, PersonRole
 from webapp.services import tokens
 from webapp.services.organizations import RANK, Actor
@@ -30,20 +31,21 @@ class Caller:
     """Who calls, and where they work: in the token's organization, or in the one they chose. `role` is theirs there; that of
     an administrator of the installation is ADMIN everywhere."""
 
-    person: Person
+    id: uuid.UUID
     organization_id: uuid.UUID
     role: PersonRole
     scopes: frozenset[str]
     token_id: uuid.UUID | None = None
 
     @property
-    def id(self) -> uuid.UUID:
-        return self.person.id
+    def person(self) -> Person:
+        """The person's row, looked up when it is asked for."""
+        return db.session.get_one(Person, self.id)
 
     @property
     def is_admin(self) -> bool:
         """Whether they act as an administrator of the installation: the person is one, and the token may."""
-        return self.person.is_admin and "admin" in self.scopes
+        return self.role == PersonRole.ADMIN and "admin" in self.scopes
 
     @property
     def is_manager(self) -> bool:
@@ -53,7 +55,7 @@ class Caller:
     @property
     def actor(self) -> Actor:
         """Who they are for the audit trail."""
-        return Actor.person(self.person.id)
+        return Actor.person(self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,28 +96,63 @@ def _enter() -> None:
     if found is None:
         raise Unauthorized(_HOW)
     check(found, opening)
+    if "%00" in request.full_path or "\x00" in request.path:
+        raise BadInput("query", "query: a NUL cannot be looked for: leave it out.")
 
 
 def identify() -> Caller | None:
     """Whose token came along, else whose session; None for nobody. A token that is not valid is not made good by a session:
-    `Unauthorized`. A session that changes something needs a CSRF token (`X-CSRFToken`)."""
-    if "caller" in g:
-        return cast("Caller | None", g.caller)
-    g.caller = None
-    header = request.headers.get("Authorization", "")
-    if header:
-        kind, _, token = header.partition(" ")
-        known = tokens.find(token.strip()) if kind.lower() == "bearer" else None
+    `Unauthorized`. A session that changes something needs a CSRF token (`X-CSRFToken`). Looked up once in a call."""
+    if "caller" not in g:
+        try:
+            g.caller = _identified()
+        except (Unauthorized, CSRFError) as exc:
+            g.caller = exc
+    if isinstance(g.caller, Exception):
+        raise g.caller
+    return cast("Caller | None", g.caller)
+
+
+def _identified() -> Caller | None:
+    token = token_of_call()
+    if token is not None:
+        known = tokens.find(token)
         if known is None:
             raise Unauthorized(_HOW)
-        g.caller = Caller(known.person, known.organization_id, known.role, known.scopes, known.token_id)
-    elif current_user.is_authenticated:
-        if request.method not in _SAFE:
-            csrf.protect()
-        person = cast(Person, current_user._get_current_object())
-        role = tokens.role_in(person, person.organization_id)
-        g.caller = Caller(person, person.organization_id, role, EVERYTHING)
-    return cast("Caller | None", g.caller)
+        if known.use_due:
+            _note_use(known.token_id)
+        return Caller(known.person_id, known.organization_id, known.role, known.scopes, known.token_id)
+    if not current_user.is_authenticated:
+        return None
+    if request.method not in _SAFE:
+        csrf.protect()
+    person = cast(Person, current_user._get_current_object())
+    return Caller(person.id, person.organization_id, tokens.role_in(person, person.organization_id), EVERYTHING)
+
+
+def token_of_call() -> str | None:
+    """The token that came along, '' for what cannot be one, None for none. Programs that speak Anthropic's format send it as
+    `x-api-key`."""
+    header = request.headers.get("Authorization", "").strip()
+    if header:
+        kind, _, token = header.partition(" ")
+        return token.strip() if kind.lower() == "bearer" else ""
+    key = request.headers.get("X-Api-Key", "").strip() if request.path.startswith("/v1/") else ""
+    return key or None
+
+
+def _note_use(token_id: uuid.UUID) -> None:
+    """Write down that the token was used when the answer is on its way: the caller does not wait for it."""
+    app = current_app._get_current_object()  # type: ignore[attr-defined]
+
+    def note() -> None:
+        with app.app_context():
+            tokens.note_use(token_id)
+
+    @after_this_request
+    def _then(response: Response) -> Response:
+        response.call_on_close(note)
+        return response
 
 
 def check(found: Caller, opening: Opening) -> None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import base64
 import functools
 import json
+import math
+import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
-from flask import Response, request
+from flask import Request, Response, request
 from flask_openapi3 import APIBlueprint, Tag
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, StringConstraints, create_model
+from werkzeug.exceptions import UnsupportedMediaType
 
 from webapp.api import access, problems
-from webapp.api.problems import Problem
+from webapp.api.problems import BadJson, Problem
 from webapp.contracts.errors import BadInput
 
 PAGE, PAGE_MAX = 20, 100
@@ -27,7 +30,11 @@ Flag = Annotated[bool, Strict()]
 
 
 def _aware(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    try:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except OverflowError:
+        # At the ends of the calendar there is no such time in UTC.
+        raise ValueError("there is no such moment in UTC") from None
 
 
 Moment = Annotated[datetime, AfterValidator(_aware)]
@@ -150,23 +157,82 @@ def read_cursor(cursor: str | None, *kinds: Callable[[str], Any]) -> tuple[Any, 
 
 # -- bodies ------------------------------------------------------------------------------------------------------------
 _DEEPEST = 64
+# What PostgreSQL and UTF-8 cannot hold, as JSON writes it: NUL, and halves of surrogate pairs (or whole ones).
+_SUSPECT = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
+_LONE = re.compile("[\x00\ud800-\udfff]")
+
+
+class ApiRequest(Request):
+    """A request whose body, where it goes to an API, is read strictly."""
+
+    def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> Any:
+        """The body as JSON. Of an API's, as `read_json` does, whatever is asked for."""
+        if not is_api(self.path):
+            return super().get_json(force=force, silent=silent, cache=cache)
+        found = read_json()
+        if isinstance(found, str):
+            # flask-openapi3 would read what is in the text once more.
+            raise BadInput("body", "body: the body is a text: send a JSON object.")
+        return found
+
+
+def is_api(path: str) -> bool:
+    """Whether a path is one of the APIs'."""
+    return path.startswith(("/api/", "/v1/")) or path in ("/api", "/v1")
 
 
 def read_json() -> Any:
-    """The body of the call as JSON, read strictly: `BadInput` for what is no JSON, has a name twice in an object, or is nested
-    more than 64 deep; None for an empty body."""
+    """The body of the call as JSON, read strictly; None for an empty body.
+
+    Raises `BadJson` for what is no JSON in UTF-8, has a name twice in an object, or is nested more than 64 deep; `BadInput` for
+    texts that cannot be stored; werkzeug's errors for another type of content and for a body that is too large.
+    """
     raw = request.get_data(cache=True)
     if not raw:
         return None
+    if not request.is_json:
+        raise UnsupportedMediaType("Send the body as JSON, with the header Content-Type: application/json.")
+    return parse_json(raw)
+
+
+def parse_json(raw: bytes) -> Any:
+    """A body as JSON, read strictly. Raises `BadJson` and `BadInput` as `read_json` does."""
     try:
-        found = json.loads(raw, object_pairs_hook=_unique, parse_constant=_no_constant)
+        text = raw.decode("utf-8-sig")
+        found = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
     except _Twice as exc:
-        raise BadInput("body", f"The name {str(exc)[:80]!r} is twice in the same object: give it once.") from exc
+        raise BadJson("body", f"The name {str(exc)[:80]!r} is twice in the same object: give it once.") from exc
     except (ValueError, RecursionError) as exc:
-        raise BadInput("body", "The body is not JSON: send a JSON document in UTF-8.") from exc
+        raise BadJson("body", "The body is not JSON: send a JSON document in UTF-8.") from exc
     if _depth(found) > _DEEPEST:
-        raise BadInput("body", f"The body is nested too deeply: at most {_DEEPEST} levels are read.")
+        raise BadJson("body", f"The body is nested too deeply: at most {_DEEPEST} levels are read.")
+    if _SUSPECT.search(text) and (where := _unstorable(found)) is not None:
+        raise BadInput(where or "body", f"{where or 'body'}: a text has a NUL or half a character in it: leave that out.")
     return found
+
+
+def _unstorable(found: object) -> str | None:
+    """Where a text is that cannot be stored, as `rows.3.text`; None for nowhere."""
+    left: list[tuple[str, object]] = [("", found)]
+    while left:
+        where, value = left.pop()
+        if isinstance(value, str) and _LONE.search(value):
+            return where
+        if isinstance(value, dict):
+            for name, each in value.items():
+                if _LONE.search(name):
+                    return where
+                left.append((f"{where}.{name}".lstrip("."), each))
+        elif isinstance(value, list):
+            left += [(f"{where}.{index}".lstrip("."), each) for index, each in enumerate(value)]
+    return None
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 class _Twice(Exception):
@@ -205,6 +271,8 @@ __all__ = [
     "PAGE",
     "PAGE_MAX",
     "ApiModel",
+    "ApiRequest",
+    "BadJson",
     "Flag",
     "Moment",
     "PageQuery",
@@ -213,6 +281,7 @@ __all__ = [
     "Whole",
     "answer",
     "area",
+    "is_api",
     "make_cursor",
     "nothing",
     "page_answer",

@@ -8,12 +8,17 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, current_app
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from werkzeug.exceptions import HTTPException
 
 from webapp.contracts.errors import BadInput, Conflict, LimitReached, LimitsUnknown, NotAllowed, NotFound, Refusal
+from webapp.contracts.texts import hide_tokens
 from webapp.extensions import now
+from webapp.services.kept_answers import KeyInUse
+
+FORMS = "switchhook.error_forms"
+"""The application's extension in which the forms of errors are found by the path of an API."""
 
 _STATUS: dict[type[Refusal], int] = {
     BadInput: 422,
@@ -61,6 +66,12 @@ class Problem(BaseModel):
     resets_at: str | None = Field(None, description="When that limit starts afresh.")
 
 
+class BadJson(BadInput):
+    """The body cannot be read at all."""
+
+    code = "bad_json"
+
+
 class Unauthorized(NotAllowed):
     """Nobody is signed in, and no token that opens this came along."""
 
@@ -77,12 +88,22 @@ def problem(status: int, code: str, detail: str, headers: Mapping[str, str] | No
         "detail": detail,
     }
     members |= {name: value for name, value in more.items() if value not in (None, "", [])}
-    response = Response(json.dumps(members, ensure_ascii=False), status, mimetype="application/problem+json")
+    text = hide_tokens(json.dumps(members, ensure_ascii=False))
+    response = Response(text.encode("utf-8", "replace"), status, mimetype="application/problem+json")
     response.headers["Cache-Control"] = "no-store"
     if status == HTTPStatus.UNAUTHORIZED:
         response.headers["WWW-Authenticate"] = "Bearer"
     response.headers.update(headers or {})
     return response
+
+
+def in_form(path: str, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+    """An error in the form of the API to which a path belongs."""
+    forms = current_app.extensions[FORMS]
+    mine = (form for prefix, form in forms.items() if path == prefix or path.startswith(f"{prefix}/"))
+    found: Response = next(mine, forms["/api"])(status, code, detail, "")
+    found.headers.update(headers or {})
+    return found
 
 
 def response(words: str) -> dict[str, Any]:
@@ -95,6 +116,8 @@ def status_of(exc: Refusal) -> int:
     """The HTTP status of a refusal."""
     if isinstance(exc, Unauthorized):
         return 401
+    if isinstance(exc, BadJson):
+        return 400
     return next((status for kind, status in _STATUS.items() if isinstance(exc, kind)), 422)
 
 
@@ -118,6 +141,8 @@ def of_refusal(exc: Refusal) -> Response:
         )
     if isinstance(exc, LimitsUnknown):
         return problem(status, exc.code, exc.message, {"Retry-After": "60"}, request_id=exc.request_id)
+    if isinstance(exc, KeyInUse):
+        return problem(status, exc.code, exc.message, {"Retry-After": str(exc.retry_after_s)})
     return problem(status, exc.code, exc.message)
 
 
@@ -142,13 +167,15 @@ def of_status(status: int, detail: str = "", headers: Mapping[str, str] | None =
     return problem(status, known.phrase.lower().replace(" ", "_"), detail or known.description or known.phrase, headers)
 
 
+def of_http(exc: HTTPException) -> Response:
+    """What werkzeug raises, or `abort`, as a problem."""
+    if exc.response is not None and isinstance(exc.response, Response):
+        return exc.response
+    headers = {name: value for name, value in exc.get_headers() if name.lower() in ("allow", "retry-after")}
+    return of_status(exc.code or 500, exc.description or "", headers)
+
+
 def prepare(blueprint: Blueprint) -> None:
     """Answer what the routes of a blueprint raise in this form."""
     blueprint.register_error_handler(Refusal, of_refusal)
-
-    @blueprint.errorhandler(HTTPException)
-    def _http(exc: HTTPException) -> Response:
-        if exc.response is not None and isinstance(exc.response, Response):
-            return exc.response
-        headers = {name: value for name, value in exc.get_headers() if name.lower() in ("allow", "retry-after")}
-        return of_status(exc.code or 500, exc.description or "", headers)
+    blueprint.register_error_handler(HTTPException, of_http)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import datetime
 
 from flask import Response
 from pydantic import Field
@@ -11,6 +12,8 @@ from webapp.api import access
 from webapp.api.base import ApiModel, answer, area
 from webapp.models import PersonRole
 from webapp.services import queue_status, waiting
+from webapp.services.queue_status import MinuteLine, QueueLine, RequestLine
+from webapp.services.workers import WorkerSign
 
 blueprint = area("queue", "Queue", "What waits, what runs, and who works.")
 
@@ -30,7 +33,26 @@ class Wait(ApiModel):
     words: str = Field(description="The same for people.")
 
 
-@blueprint.get("/queue", summary="The queues, the workers and the pace")
+class QueueState(ApiModel):
+    """The queues as they are at a moment."""
+
+    at: datetime
+    redis: bool = Field(description="False: Redis is away, and what it alone knows is missing.")
+    suspended: bool = Field(description="The workers were told to take nothing.")
+    queues: list[QueueLine]
+    running: list[RequestLine]
+    running_total: int
+    waiting: list[RequestLine] = Field(description="Those that are next.")
+    workers: list[WorkerSign]
+    minutes: list[MinuteLine]
+    scheduled: int = Field(description="Requests that wait for a later time.")
+    scheduled_next_at: datetime | None = Field(description="When the first of them begins.")
+    dead_letters: int = Field(description="Requests that were set aside after failures.")
+    slots: int = Field(description="Requests that the workers can do at once.")
+    in_flight: int = Field(description="Requests that they do.")
+
+
+@blueprint.get("/queue", summary="The queues, the workers and the pace", responses={200: QueueState})
 @access.opens("read", role=PersonRole.ADMIN)
 def read_queue() -> Response:
     """What waits, what runs, who works, and the pace of the last minutes. For administrators of the installation."""

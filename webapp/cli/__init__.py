@@ -34,6 +34,7 @@ COMMANDS = {
     "batch": ("webapp.cli.batch:batch", "Run many prompts from a file, and get the results."),
     "dead": ("webapp.cli.dead:dead", "See what was set aside after everything was tried, and put it back."),
     "cache": ("webapp.cli.cache:cache", "Look at, warm up and clear kept answers."),
+    "webhook": ("webapp.cli.webhook:webhook", "Outgoing webhooks: where the events of organizations are sent."),
     "token": ("webapp.cli.token:token", "Make and revoke API tokens."),
     "queue": ("webapp.cli.queue:queue", "See what waits and runs, and who works."),
     "sms": ("webapp.cli.sms:sms", "Send a text message, or simulate an incoming one."),

@@ -183,7 +183,8 @@ def survey(connection: Connection, vault: Vault) -> Survey:
 
 
 def _rows(connection: Connection) -> list[tuple[str, Any]]:
-    """Every row that may hold secrets: (provider, its values); of an organization's, its id stands behind the provider."""
+    """Every row that may hold secrets: (provider, its values); of an organization's, its id stands behind the provider. A
+    webhook stands there as `webhook` and its id."""
     return [(name, values) for name, values, _ in _rows_with_places(connection)]
 
 
@@ -192,9 +193,9 @@ def _rows_with_places(connection: Connection) -> list[tuple[str, Any, tuple[Any,
     from sqlalchemy import select
 
     from webapp.extensions import table_of
-    from webapp.models import OrganizationProvider, ProviderSetting
+    from webapp.models import OrganizationProvider, ProviderSetting, WebhookEndpoint
 
-    house, own = table_of(ProviderSetting), table_of(OrganizationProvider)
+    house, own, hooks = table_of(ProviderSetting), table_of(OrganizationProvider), table_of(WebhookEndpoint)
     found: list[tuple[str, Any, tuple[Any, Any]]] = []
     for provider, values in connection.execute(select(house.c.provider, house.c["values"]).order_by(house.c.provider)):
         found.append((provider, values, (house, house.c.provider == provider)))
@@ -202,7 +203,18 @@ def _rows_with_places(connection: Connection) -> list[tuple[str, Any, tuple[Any,
     for provider, values, organization_id in connection.execute(columns):
         here = (own.c.provider == provider) & (own.c.organization_id == organization_id)
         found.append((f"{provider}@{organization_id}", values, (own, here)))
+    for row in connection.execute(select(hooks.c.id, hooks.c.secret, hooks.c.secret_before).order_by(hooks.c.id)):
+        sealed = {"secret": row.secret, "secret_before": row.secret_before}
+        values = {name: {"sealed": token} for name, token in sealed.items() if token is not None}
+        found.append((f"webhook {row.id}", values, (hooks, hooks.c.id == row.id)))
     return found
+
+
+def _as_stored(table: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """The columns of a row that hold its values: one for all, but for webhooks one each."""
+    if "values" in table.c:
+        return {"values": values}
+    return {name: value["sealed"] for name, value in values.items()}
 
 
 def _tokens(values: Any) -> Iterator[tuple[str, str]]:
@@ -262,7 +274,7 @@ def _seal_anew(vault: Vault, done: Rotation, tell: Callable[[str], None]) -> Non
                     done.sealed_anew += 1
                     fresh[variable] = {**fresh[variable], "sealed": sealed}
             if done.sealed_anew > before:
-                connection.execute(update(table).where(here).values({"values": fresh}))
+                connection.execute(update(table).where(here).values(_as_stored(table, fresh)))
             tell(f"{number}/{len(rows)} {provider}: {_secrets(done.sealed_anew - before)} sealed anew.")
         if done.added or done.sealed_anew:
             detail = {"newest": vault.keys[0].fingerprint, "added": bool(done.added), "sealed_anew": done.sealed_anew}
@@ -300,10 +312,10 @@ def _not_needed(seen: Survey, vault: Vault) -> list[Key]:
 def _keep_writers_out(connection: Connection) -> None:
     """Wait for those who are changing secrets, and let no others begin before the end of this transaction. SQLite does so by
     itself."""
-    from webapp.models import OrganizationProvider, ProviderSetting
+    from webapp.models import OrganizationProvider, ProviderSetting, WebhookEndpoint
 
     if connection.dialect.name == "postgresql":
-        names = f"{ProviderSetting.__tablename__}, {OrganizationProvider.__tablename__}"
+        names = ", ".join(model.__tablename__ for model in (ProviderSetting, OrganizationProvider, WebhookEndpoint))
         connection.exec_driver_sql(f"LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE")
 
 

@@ -46,7 +46,7 @@ def prepare() -> dict[str, str | None]:
     from webapp import create_app
     from webapp.services import setup
 
-    with create_app().app_context():
+    with create_app(doors=False).app_context():
         first_run = setup.prepare()
     return asdict(first_run) if first_run else {}
 

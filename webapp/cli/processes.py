@@ -62,7 +62,7 @@ def worker(queues: str | None, burst: bool) -> None:
     names = [name.strip() for name in queues.split(",")] if queues else list(known.QUEUES)
     if unknown := [name for name in names if name not in known.QUEUES]:
         raise SetupError(f"There is no queue {unknown[0]!r}: choose from {', '.join(known.QUEUES)}.")
-    app = create_app()
+    app = create_app(doors=False)
     connection = connect_redis(settings.effective_redis_url, socket_timeout=5.0)
     thread_worker = ThreadWorker(
         [known.queue(name, connection) for name in names],
@@ -87,7 +87,7 @@ def cron() -> None:
     from webapp import create_app
     from webapp.jobs.schedule import run
 
-    run(create_app())
+    run(create_app(doors=False))
 
 
 def settings_with(**given: object) -> Settings:

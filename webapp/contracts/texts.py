@@ -13,6 +13,9 @@ _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 # Nobody sees them: they turn the direction of what follows, or stand inside a word that then no longer is found.
 _HIDDEN = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]")
 _LINE_ENDS = re.compile("[\u2028\u2029]")
+# A whole token, wherever it stands, also percent-encoded; or a part of one that stands by itself. The first nine characters,
+# by which people tell their tokens apart, may be shown.
+_TOKEN = re.compile(r"(?i:sh(?:_|%5f))[A-Za-z0-9_%-]{28,}|(?<![A-Za-z0-9])sh_[A-Za-z0-9_-]{7,}")
 
 
 def clean(text: str) -> str:
@@ -34,6 +37,15 @@ def bare(text: str) -> str:
     """
     text = clean(text)
     return text if text.isascii() else _LINE_ENDS.sub("\n", _HIDDEN.sub("", text))
+
+
+def hide_tokens(text: str) -> str:
+    """`text` without API tokens, nor what looks like one: for logs, answers and the audit trail.
+
+    >>> hide_tokens("no such token: sh_not-a-real-token")
+    'no such token: sh_***'
+    """
+    return _TOKEN.sub("sh_***", text) if "sh" in text or "SH" in text else text
 
 
 def mask_address(address: str) -> str:

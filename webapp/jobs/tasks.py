@@ -6,6 +6,7 @@ import uuid
 
 from webapp.pipeline import deliver as delivering
 from webapp.pipeline import execute as executing
+from webapp.pipeline import webhook_send
 
 
 def execute(request_id: str) -> None:
@@ -16,3 +17,8 @@ def execute(request_id: str) -> None:
 def deliver(delivery_id: str) -> None:
     """Send a message."""
     delivering.deliver(uuid.UUID(delivery_id))
+
+
+def webhook(delivery_id: str) -> None:
+    """Send an outgoing webhook, and what else is due to the same endpoint."""
+    webhook_send.send(uuid.UUID(delivery_id))

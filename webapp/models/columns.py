@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, String, Text, Uuid
+from sqlalchemy import JSON, BigInteger, Dialect, ForeignKey, String, Text, Uuid
 from sqlalchemy.orm import mapped_column
+from sqlalchemy.types import TypeDecorator
 from uuid_utils.compat import uuid7
 
+from webapp.contracts.texts import hide_tokens
 from webapp.extensions import UTCDateTime, now
 
 
@@ -22,6 +25,18 @@ def new_id() -> uuid.UUID:
 def one_of(column: str, states: type[StrEnum]) -> str:
     """The SQL of a check that `column` holds one of `states`: `status IN ('queued', 'completed')`."""
     return f"{column} IN ({', '.join(repr(str(state)) for state in states)})"
+
+
+class WithoutTokens(TypeDecorator[dict[str, Any]]):
+    """A JSON object in which API tokens are hidden before it is stored."""
+
+    impl = JSON
+    cache_ok = True
+
+    def process_bind_param(self, value: dict[str, Any] | None, dialect: Dialect) -> dict[str, Any] | None:  # noqa: ARG002
+        text = json.dumps(value, ensure_ascii=False)
+        hidden = hide_tokens(text)
+        return value if hidden == text else json.loads(hidden)
 
 
 uuid_key = Annotated[uuid.UUID, mapped_column(Uuid, primary_key=True, default=new_id)]

@@ -9,7 +9,7 @@ from sqlalchemy import JSON, BigInteger, Boolean, CheckConstraint, ForeignKey, I
 from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp.extensions import Base, UTCDateTime
-from webapp.models.columns import created, json_object, line, long_text, uuid_key, word
+from webapp.models.columns import WithoutTokens, created, json_object, line, long_text, uuid_key, word
 
 
 class ErrorLog(Base):
@@ -47,7 +47,7 @@ class AuditEntry(Base):
     subject: Mapped[line]
     organization_id: Mapped[uuid.UUID | None] = mapped_column(Uuid, ForeignKey("organization.id"))
     """Whose managers may read it; None for what is the installation's business."""
-    detail: Mapped[json_object] = mapped_column(default=dict)
+    detail: Mapped[json_object] = mapped_column(WithoutTokens, default=dict)
     created_at: Mapped[created]
 
 

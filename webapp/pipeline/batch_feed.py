@@ -173,6 +173,7 @@ def _one(batch: Any, row: Any) -> uuid.UUID:
             organization_id=batch.organization_id,
             idempotency_key=f"batch:{batch.id}:{row.number}",
             parameters=parameters,
+            token_id=uuid.UUID(batch.parameters["token"]) if batch.parameters.get("token") else None,
             batch_id=batch.id,
         )
     )

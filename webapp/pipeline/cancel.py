@@ -11,7 +11,7 @@ from webapp.contracts.errors import Conflict, NotFound
 from webapp.extensions import now, retried, writing
 from webapp.models import ENDED, AuditEntry, Request, RequestStatus
 from webapp.models.columns import new_id
-from webapp.pipeline import stream
+from webapp.pipeline import stream, webhooks
 from webapp.pipeline.endings import Ending
 from webapp.pipeline.settle import Settled, after_commit, settle_within
 
@@ -22,6 +22,8 @@ def cancel(request_id: uuid.UUID, person_id: uuid.UUID) -> str:
     One that waits ends at once, uncharged. One that runs is asked to stop, and ends at its next piece, charged for what was
     produced. `NotFound` if it is not theirs, `Conflict` if it has ended already.
     """
+
+    webhooks.look()
 
     def work() -> Settled | None:
         with writing() as connection:
@@ -36,6 +38,8 @@ def cancel_any(request_id: uuid.UUID, actor: str, actor_id: uuid.UUID | None = N
     """Cancel anybody's request, for an administrator; returns its status now. It is entered in the audit log, for the
     organization's managers too. `NotFound` if there is none, `Conflict` if it has ended already. Nothing else is asked: who
     may do this is the caller's business."""
+
+    webhooks.look()
 
     def work() -> Settled | None:
         at = now()

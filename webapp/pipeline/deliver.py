@@ -22,7 +22,7 @@ from webapp.contracts.texts import clean, frames
 from webapp.extensions import current_settings, now, queue_redis, reading, retries, table_of, writing
 from webapp.models import Delivery, DeliveryKind, Direction, ErrorLog, Identity, Person
 from webapp.models.columns import new_id
-from webapp.pipeline import incoming, message_costs, receipts
+from webapp.pipeline import incoming, message_costs, receipts, webhooks
 from webapp.registry import current_registry
 from webapp.routing import http
 
@@ -62,6 +62,7 @@ _claim = (
 def deliver(delivery_id: uuid.UUID) -> DeliveryStatus | None:
     """Send one pending message. Returns its status after that, None if it was not there to be sent."""
     at = now()
+    webhooks.look()
     with writing() as connection:
         row = connection.execute(_claim, {"b_id": delivery_id, "b_at": at}).first()
         if row is None:
@@ -154,6 +155,7 @@ def _sent(row: Any, sent: Sent) -> DeliveryStatus:
     at, channel = now(), current_registry().channels.get(row.channel)
     told = message_costs.told_microusd(sent.cost_usd)
     priced = {} if told is None else {"cost_microusd": func.coalesce(_table.c.cost_microusd, told)}
+    hooks: tuple[uuid.UUID, ...] = ()
     try:
         with writing() as connection:
             marked = connection.execute(
@@ -171,9 +173,11 @@ def _sent(row: Any, sent: Sent) -> DeliveryStatus:
             )
             if marked.rowcount:
                 message_costs.enter(connection, row, channel, sent, at)
+                hooks = webhooks.message_updated(connection, row, sent.status, "", at)
     except IntegrityError:
         log.error("channel %s gave the id of another message", row.channel)
         return _note(row, DeliveryStatus.UNKNOWN, code="internal", message="The vendor's id is that of another message.")
+    webhooks.hand_over(hooks)
     status = sent.status
     # The vendor's first receipt may have come before we knew the message's id.
     for early in receipts.early(row.channel, sent.external_id):
@@ -198,6 +202,7 @@ def _note(row: Any, status: DeliveryStatus, *, code: str, message: str) -> Deliv
             .where(_table.c.id == row.id)
             .values(status=_forward(status), error_code=code, error_message=message, updated_at=at)
         )
+        hooks = webhooks.message_updated(connection, row, status, code, at)
         connection.execute(
             insert(ErrorLog),
             {
@@ -210,6 +215,7 @@ def _note(row: Any, status: DeliveryStatus, *, code: str, message: str) -> Deliv
                 "created_at": at,
             },
         )
+    webhooks.hand_over(hooks)
     log.warning("delivery %s is %s: %s", row.id, status.value, code)
     receipts.emit(row, status, code)
     return status

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlalchemy import Connection, func, insert, select, update
@@ -35,7 +35,7 @@ from webapp.models import (
 )
 from webapp.models.columns import new_id
 from webapp.models.senders import Sender
-from webapp.pipeline import usage_words, words
+from webapp.pipeline import usage_words, webhooks, words
 from webapp.pipeline.intake import Outcome
 from webapp.quota import holds
 from webapp.registry import current_registry
@@ -53,6 +53,8 @@ class Known:
 
     sender: Sender | None
     outcome: Outcome = Outcome.IGNORED
+    hooks: list[uuid.UUID] = field(default_factory=list)
+    """Outgoing webhooks that were noted."""
 
 
 def find(connection: Connection, message: InboundMessage, events: list[tuple[str, object]], at: datetime) -> Known:
@@ -85,7 +87,7 @@ def continues(
     if consent is None and not command and sender is not None and sender.active and not opted_out and text:
         return True
     person_id = sender.person_id if sender else None
-    if not record(connection, message, text, person_id, None, at):
+    if not record(connection, message, text, known, None, at):
         known.outcome = Outcome.REPEATED
         return False
     answer = ""
@@ -108,11 +110,12 @@ def record(
     connection: Connection,
     message: InboundMessage,
     text: str,
-    person_id: uuid.UUID | None,
+    known: Known,
     request_id: uuid.UUID | None,
     at: datetime,
 ) -> bool:
     """Write the message down. False if the vendor delivered it before: the unique key is the dedupe."""
+    person_id = known.sender.person_id if known.sender else None
     done = connection.execute(
         _record[connection.dialect.name],
         {
@@ -132,7 +135,15 @@ def record(
             "updated_at": at,
         },
     )
-    return done.first() is not None
+    written = done.first()
+    if written is None:
+        return False
+    if known.sender is not None:
+        organization_id = known.sender.organization_id
+        known.hooks += webhooks.message_received(
+            connection, written.id, message, _medium(message), organization_id, person_id, request_id, at
+        )
+    return True
 
 
 def reply(

@@ -50,8 +50,15 @@ def end(claim: uuid.UUID) -> None:
         _asked.discard(claim)
 
 
+def ask_to_stop(claim: uuid.UUID) -> None:
+    """Let an execution of this process, if it goes on still, stop as soon as it can: nobody wants its answer any more."""
+    with shielded(), _guard:
+        if claim in _held:
+            _asked.add(claim)
+
+
 def asked_to_stop(claim: uuid.UUID) -> bool:
-    """Whether somebody wants this execution to stop, as far as the last look into the database has shown."""
+    """Whether somebody wants this execution to stop: somebody of this process, or as the last look into the database has shown."""
     return claim in _asked
 
 

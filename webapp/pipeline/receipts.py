@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from decimal import Decimal
 from typing import Any
 
@@ -18,7 +19,7 @@ from webapp.extensions import now, queue_redis, reading, table_of, writing
 from webapp.models import Delivery
 from webapp.models import Receipt as ReceiptRow
 from webapp.models.columns import new_id
-from webapp.pipeline import message_costs
+from webapp.pipeline import message_costs, webhooks
 from webapp.registry import current_registry
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,8 @@ def record(news: Receipt) -> bool:
 def _recorded(news: Receipt) -> bool:
     at = now()
     code = clean(str(news.error_code))[:40] or None
+    hooks: tuple[uuid.UUID, ...] = ()
+    webhooks.look()
     with writing() as connection:
         row = connection.execute(
             select(_table).where(_table.c.channel == news.channel, _table.c.external_id == news.external_id)
@@ -89,6 +92,9 @@ def _recorded(news: Receipt) -> bool:
         told = message_costs.told_microusd(news.cost_usd)
         if told is not None:
             message_costs.correct(connection, row, told, at)
+        if moved.rowcount:
+            hooks = webhooks.message_updated(connection, row, news.status, code or "", at)
+    webhooks.hand_over(hooks)
     if moved.rowcount:
         emit(row, news.status, code or "")
     return True

@@ -6,6 +6,7 @@ The stream is a convenience, the database is the truth: when Redis is away nothi
 from __future__ import annotations
 
 import logging
+import math
 import re
 import time
 import uuid
@@ -167,7 +168,8 @@ def read(request_id: uuid.UUID, after: str = "", for_s: float = 600.0) -> Iterat
             if last == first and not client.exists(_key(request_id)) and (status := _ended(request_id)):
                 yield StreamEvent(after, Kind.END, status)
                 return
-            found = client.xread({_key(request_id): last}, block=WAIT_MS, count=500)
+            left_ms = math.ceil((until - time.monotonic()) * 1000)
+            found = client.xread({_key(request_id): last}, block=min(WAIT_MS, max(1, left_ms)), count=500)
         except redis.RedisError:
             found = None
             time.sleep(_OUTAGE_POLL_S)

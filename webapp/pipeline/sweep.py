@@ -9,7 +9,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from webapp.contracts.texts import frames
 from webapp.extensions import current_settings, now, queue_redis, reading, retried, writing
 from webapp.models import Attempt, Conversation, Delivery, Request, RequestStatus, unfinished
 from webapp.models.columns import new_id
-from webapp.pipeline import agree, deliver, lease, stream, words
+from webapp.pipeline import agree, deliver, lease, stream, webhook_send, webhooks, words
 from webapp.pipeline.endings import Call, Ending, Used
 from webapp.pipeline.settle import Settled, after_commit, settle_within
 from webapp.pipeline.timing import job_timeout_s
@@ -53,19 +53,19 @@ class Swept:
     """Requests that waited for too long, and holds whose owner has died."""
     deliveries: int = 0
     looked_up: int = 0
+    webhooks: int = 0
     forgotten: int = 0
     """Jobs in Redis whose requests had ended."""
 
     @property
     def anything(self) -> bool:
-        return any(
-            (self.enqueued, self.taken_over, self.given_up, self.expired, self.deliveries, self.looked_up, self.forgotten)
-        )
+        return any(astuple(self))
 
 
 def sweep() -> Swept:
     """Put back on the road whatever fell off it."""
     global _leases_count_from
+    webhooks.look()
     try:
         taken_over, given_up = _take_over() if time.monotonic() >= _leases_count_from else (0, 0)
     except OperationalError:
@@ -81,6 +81,7 @@ def sweep() -> Swept:
         expired=expired,
         deliveries=_attempted(_enqueue_deliveries, "enqueue messages"),
         looked_up=_attempted(_look_up_unknown, "look up messages"),
+        webhooks=_attempted(_enqueue_webhooks, "enqueue outgoing webhooks"),
         forgotten=_attempted(agree.forget_ended, "compare the queue with the table"),
     )
     if swept.anything:
@@ -308,6 +309,10 @@ def _enqueue_deliveries() -> int:
             .all()
         )
     return _put_unknown(queues.DELIVER, rows, queues.NORMAL, 0)
+
+
+def _enqueue_webhooks() -> int:
+    return _put_unknown(queues.WEBHOOK, webhook_send.due(), queues.NORMAL, 0)
 
 
 def _put_unknown(task: Task, ids: Sequence[uuid.UUID], queue_name: str, timeout_s: int) -> int:

@@ -237,6 +237,8 @@ def _tell_managers(
     wanted = current_settings().warn_managers
     if wanted == "none" or (wanted == "organization" and not _shared(subject)):
         return []
+    if current_registry().channel_for("email") is None:
+        return []
     who = "" if _shared(subject) else _name(connection, person_id)
     title, body = words.manager_warning(place.name, who, percent, text, current_settings().public_url)
     return manager_notices.write(connection, place.id, title, body, at)

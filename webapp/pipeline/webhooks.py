@@ -20,7 +20,16 @@ from webapp.contracts import webhooks as events
 from webapp.contracts.channels import InboundMessage
 from webapp.contracts.texts import mask_address
 from webapp.extensions import queue_redis, table_of
-from webapp.models import DeliveryKind, Direction, Person, Request, RequestStatus, WebhookDelivery, WebhookEndpoint, WebhookState
+from webapp.models import (
+    DeliveryKind,
+    Direction,
+    Person,
+    Request,
+    RequestStatus,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookState,
+)
 from webapp.models.columns import new_id
 from webapp.pipeline.endings import Ending
 from webapp.routing import listeners, vendors

@@ -194,18 +194,18 @@ class Connection:
 
     def _receive_while_wanted(self, buffer: WriteableBuffer, wait_s: float, unwanted: Callable[[], bool]) -> int:
         ends = time.monotonic() + wait_s
-        while True:
+        # Asked before each wait, too: a server may send signs of life for ever.
+        while not unwanted():
             self.sock.settimeout(min(wait_s, _LOOK_EVERY_S))
             try:
                 return self.sock.recv_into(buffer)
             except TimeoutError:
-                if unwanted():
-                    # Said once: whoever closes the answer now may want to read its end.
-                    self.clock.unwanted = None
-                    raise GivenUp from None
                 wait_s = ends - time.monotonic()
                 if wait_s <= 0:
                     raise
+        # Said once: whoever closes the answer now may want to read its end.
+        self.clock.unwanted = None
+        raise GivenUp
 
     def makefile(self, _mode: str) -> BinaryIO:
         """What `HTTPResponse` asks of a socket."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, case, func, select
+from sqlalchemy import ColumnElement, Connection, case, func, select
 
 from webapp.extensions import now, reading
 from webapp.models import Batch, BatchRow, BatchStatus, Person, Request, RequestStatus, RowState
@@ -183,13 +183,8 @@ def lines(
     )
     if before is not None:
         query = query.where(Batch.id < before)
-    if person_id is not None:
-        query = query.where(Batch.person_id == person_id)
     with reading() as connection:
-        if viewer.person_id is not None and not (everybody and (viewer.admin or manages(connection, viewer))):
-            query = query.where(Batch.person_id == viewer.person_id)
-        if viewer.organization_id is not None and not (everybody and viewer.admin):
-            query = query.where(Batch.organization_id == viewer.organization_id)
+        query = query.where(*_seen(connection, viewer, everybody=everybody, person_id=person_id))
         rows: Sequence[Any] = connection.execute(query).all()
         under_way = {row.id: row.total for row in rows if row.status in (BatchStatus.RUNNING, BatchStatus.PAUSED)}
         counts = _counts(connection, under_way, at, cost=False)
@@ -206,6 +201,26 @@ def lines(
         )
         for row in rows
     ]
+
+
+def count(viewer: Viewer, *, everybody: bool = False) -> int:
+    """How many batches `lines` has in all."""
+    with reading() as connection:
+        query = select(func.count()).select_from(Batch).where(*_seen(connection, viewer, everybody=everybody))
+        return connection.execute(query).scalar_one()
+
+
+def _seen(
+    connection: Connection, viewer: Viewer, *, everybody: bool, person_id: uuid.UUID | None = None
+) -> list[ColumnElement[bool]]:
+    found = []
+    if person_id is not None:
+        found.append(Batch.person_id == person_id)
+    if viewer.person_id is not None and not (everybody and (viewer.admin or manages(connection, viewer))):
+        found.append(Batch.person_id == viewer.person_id)
+    if viewer.organization_id is not None and not (everybody and viewer.admin):
+        found.append(Batch.organization_id == viewer.organization_id)
+    return found
 
 
 _KINDS = {

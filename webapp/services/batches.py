@@ -34,12 +34,13 @@ _CHUNK = 1000
 @dataclass(frozen=True, slots=True)
 class Viewer:
     """Who looks or acts: a signed-in person and the organization that they are working in, or the operator at the command line,
-    who has no ids."""
+    who has no ids. `manager`: whether they act as a manager of that organization; None: if they are one."""
 
     person_id: uuid.UUID | None
     organization_id: uuid.UUID | None
     admin: bool
     actor: str
+    manager: bool | None = None
 
     def owns(self, batch: Any) -> bool:
         """Whether a batch is their own: what they have in another organization is seen from there."""
@@ -48,13 +49,15 @@ class Viewer:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What somebody wants done. `file` is read twice, so it can seek."""
+    """What somebody wants done. `file` is read twice, so it can seek. `token_id` is the API token that it came with: its limits
+    are those of every row."""
 
     name: str
     file: BinaryIO
     file_name: str
     template: str = ""
     model: str = ""
+    token_id: uuid.UUID | None = None
 
 
 class NotTaken(BadInput):
@@ -97,8 +100,7 @@ def create(person_id: uuid.UUID, order: Order, viewer: Viewer) -> uuid.UUID:
 
     Raises `NotTaken` with everything that is wrong, and stores nothing then; `NotAllowed` where the plan has no batches.
     """
-    with reading() as connection:
-        sender = senders.by_id(connection, person_id)
+    sender = _sender(person_id, order, viewer)
     if sender is None or not sender.active:
         raise NotAllowed("This account is not active. Ask the operator to activate it.")
     if FEATURE not in sender.features:
@@ -127,7 +129,9 @@ def create(person_id: uuid.UUID, order: Order, viewer: Viewer) -> uuid.UUID:
         "name": checked.name,
         "operation": "chat",
         "template": checked.template.text if checked.template else None,
-        "parameters": {"columns": reader.columns} | ({"model": checked.model} if checked.model else {}),
+        "parameters": {"columns": reader.columns}
+        | ({"model": checked.model} if checked.model else {})
+        | ({"token": str(order.token_id)} if order.token_id else {}),
         "status": BatchStatus.READY,
         "total": reader.count,
         "likely_microusd": cost.likely_microusd,
@@ -135,6 +139,14 @@ def create(person_id: uuid.UUID, order: Order, viewer: Viewer) -> uuid.UUID:
         "created_at": now(),
     }
     return _store(values, rows, viewer)
+
+
+def _sender(person_id: uuid.UUID, order: Order, viewer: Viewer) -> senders.Sender | None:
+    """Whose batch it will be, in the organization that they are working in."""
+    with reading() as connection:
+        if viewer.person_id == person_id and viewer.organization_id is not None:
+            return senders.within(connection, person_id, viewer.organization_id, order.token_id)
+        return senders.by_id(connection, person_id, token_id=order.token_id)
 
 
 def _check(order: Order) -> _Checked:
@@ -231,6 +243,8 @@ def remove(viewer: Viewer, batch_id: uuid.UUID) -> None:
 # -- parts ---------------------------------------------------------------------------------------------------------------
 def manages(connection: Connection, viewer: Viewer) -> bool:
     """Whether somebody sees the batches of the whole organization that they are working in."""
+    if viewer.manager is not None:
+        return viewer.manager
     query = select(Membership.role).where(
         Membership.person_id == viewer.person_id, Membership.organization_id == viewer.organization_id
     )

@@ -15,6 +15,7 @@ from webapp.models import DeadLetter, LetterState, Person, Request
 from webapp.models.jobs import REASONS
 
 PAGE = 50
+COUNTED_MAX = 100_000
 _SHOWN_CHARS = 400
 
 
@@ -69,6 +70,14 @@ def letters(reason: str = "", state: str = LetterState.OPEN, after: uuid.UUID | 
         query = query.where(DeadLetter.request_id < after)
     with reading() as connection:
         return [_letter(row) for row in connection.execute(query.order_by(DeadLetter.request_id.desc()).limit(size))]
+
+
+def count(reason: str = "", state: str = LetterState.OPEN) -> int:
+    """How many are in a state, for one reason or all; counted up to `COUNTED_MAX`."""
+    query = select(DeadLetter.request_id).where(DeadLetter.state == state).limit(COUNTED_MAX)
+    some = (query.where(DeadLetter.reason == reason) if reason else query).subquery()
+    with reading() as connection:
+        return connection.execute(select(func.count()).select_from(some)).scalar_one()
 
 
 def letter(request_id: uuid.UUID) -> Letter:

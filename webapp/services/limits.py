@@ -24,7 +24,21 @@ from webapp.services.amounts import describe
 from webapp.services.limit_owners import Held, Kind, Owner
 from webapp.services.organizations import Actor
 
-__all__ = ["Kind", "LimitView", "Listed", "Owner", "Typed", "add", "change", "describe", "remove", "set_budget", "show"]
+__all__ = [
+    "Kind",
+    "LimitView",
+    "Listed",
+    "Owner",
+    "Typed",
+    "add",
+    "change",
+    "checked",
+    "describe",
+    "remove",
+    "same",
+    "set_budget",
+    "show",
+]
 
 OPERATIONS = (
     "chat",
@@ -99,7 +113,7 @@ def show(owner: Owner, actor: Actor) -> Listed:
 def add(owner: Owner, typed: Typed, actor: Actor, seen: str | None = None) -> StoredLimit:
     """Add a limit. It begins with what was used before it in the window that is running, so that a budget that is set in the
     middle of a month counts the whole month; requests under way are not held on it. `seen` None: whatever is there now."""
-    limit = _checked(owner, typed)
+    limit = checked(owner.kind, typed)
     with reading() as connection, Session(bind=connection) as session:
         _may_add(limit_owners.look(session, owner, actor), owner, limit)
         before = limit_changes.used_before(connection, owner, limit, now())
@@ -164,8 +178,8 @@ def set_budget(owner: Owner, dollars: str, actor: Actor, seen: str | None = None
 
 
 # -- parts ---------------------------------------------------------------------------------------------------------------
-def _checked(owner: Owner, typed: Typed) -> StoredLimit:
-    """The limit as it may be stored with this owner. `BadInput` names the field."""
+def checked(kind: Kind, typed: Typed) -> StoredLimit:
+    """The limit as it may be stored with an owner of this kind. `BadInput` names the field."""
     dimension = _one_of("dimension", "kind", typed.dimension, Dimension)
     window = _one_of("window", "window", typed.window, Window)
     provider, operation = typed.provider.strip(), typed.operation.strip()
@@ -175,7 +189,7 @@ def _checked(owner: Owner, typed: Typed) -> StoredLimit:
         raise BadInput("provider", "What a single request may use is limited at all providers together: leave this empty.")
     if operation and operation not in OPERATIONS:
         raise BadInput("operation", f"There is no kind of work {clean(operation)[:40]!r}: {', '.join(OPERATIONS)}.")
-    if typed.each and owner.kind is not Kind.ORGANIZATION:
+    if typed.each and kind is not Kind.ORGANIZATION:
         raise BadInput("each", "Only an organization's limit can be for each person.")
     limit = StoredLimit(
         id=stored.new_id(),
@@ -211,11 +225,12 @@ def _may_add(held: Held, owner: Owner, limit: StoredLimit) -> None:
         raise NotAllowed("Only administrators of the installation set limits that nobody else may change.")
     if len(held.limits) >= stored.LIMITS_MAX:
         raise BadInput("limits", f"There are {stored.LIMITS_MAX} limits here already: remove one first.")
-    if any(_same(each, limit) for each in held.limits):
+    if any(same(each, limit) for each in held.limits):
         raise BadInput("maximum", "There is a limit of this kind already: change its number instead.")
 
 
-def _same(one: StoredLimit, other: StoredLimit) -> bool:
+def same(one: StoredLimit, other: StoredLimit) -> bool:
+    """Whether two limits differ in their numbers and names alone."""
     return replace(one, id="", maximum=0, label="") == replace(other, id="", maximum=0, label="")
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import uuid
+
 from webapp.contracts.channels import Channel
 from webapp.contracts.errors import BadInput
 from webapp.contracts.texts import clean
+from webapp.extensions import writing_session
 from webapp.registry import current_registry
-from webapp.services import people
+from webapp.services import organizations, people
+from webapp.services.organizations import Actor
 
 SIMULATOR = "simulator"
 
@@ -59,3 +63,10 @@ def outgoing_mail(name: str = "") -> Channel:
         gaps[channel.name] = gap
     why = "; ".join(f"{gap} (channel {channel})" for channel, gap in gaps.items()) or "no plugin gives such a channel"
     raise BadInput("channel", f"No e-mail can be sent: {why}. Correct it in the environment or in .env.")
+
+
+def note(actor: Actor, person_id: uuid.UUID, organization_id: uuid.UUID, delivery_id: uuid.UUID, channel: Channel) -> None:
+    """Write down who sent somebody a message by hand."""
+    with writing_session() as session:
+        detail = {"delivery": str(delivery_id), "channel": channel.name}
+        organizations.audit(session, actor, "message.send", f"person:{person_id}", organization_id, detail)

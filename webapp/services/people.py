@@ -6,9 +6,10 @@ import hashlib
 import re
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import phonenumbers
 from sqlalchemy import func, select, update
@@ -200,14 +201,28 @@ def total() -> int:
     return db.session.scalar(select(func.count()).select_from(Person)) or 0
 
 
-def make_token(session: Session, person: Person, name: str, scopes: Sequence[str], days: int | None, actor: str) -> str:
-    """A new token in clear, to be shown once: only its hash is kept. `days` is its life, None for no end."""
+def make_token(
+    session: Session,
+    person: Person,
+    name: str,
+    scopes: Sequence[str],
+    days: int | None,
+    actor: str,
+    *,
+    organization_id: uuid.UUID | None = None,
+    limits: Sequence[Mapping[str, Any]] = (),
+    no_later_than: datetime | None = None,
+) -> str:
+    """A new token in clear, to be shown once: only its hash is kept. `days` is its life, None for no end; it ends at
+    `no_later_than` in any case. `limits` are its own, as they are stored; `organization_id` is where it works, None for where
+    the person does."""
     if unknown := [scope for scope in scopes if scope not in SCOPES]:
         raise BadInput("scopes", f"There is no scope {unknown[0]!r}: {', '.join(SCOPES)}.")
     name = clean(name).strip()[:255]
     if not name:
         raise BadInput("name", "A token needs a name, so that you know later what it is for.")
     token = TOKEN_PREFIX + secrets.token_urlsafe(32)
+    ends = [end for end in (now() + timedelta(days=days) if days else None, no_later_than) if end is not None]
     session.add(
         ApiToken(
             person_id=person.id,
@@ -215,15 +230,18 @@ def make_token(session: Session, person: Person, name: str, scopes: Sequence[str
             prefix=token[:9],
             digest=token_digest(token),
             scopes=list(scopes),
-            expires_at=now() + timedelta(days=days) if days else None,
+            organization_id=organization_id,
+            limits=[dict(limit) for limit in limits],
+            expires_at=min(ends, default=None),
         )
     )
     session.add(
         AuditEntry(
             actor=actor,
+            actor_id=person.id if actor == f"person:{person.id}" else None,
             action="token.create",
             subject=f"person:{person.id}",
-            detail={"name": name, "scopes": list(scopes)},
+            detail={"name": name, "scopes": list(scopes)} | ({"limits": [dict(limit) for limit in limits]} if limits else {}),
         )
     )
     return token
@@ -232,19 +250,3 @@ def make_token(session: Session, person: Person, name: str, scopes: Sequence[str
 def token_digest(token: str) -> str:
     """What is stored and looked up of a token."""
     return hashlib.sha256(token.encode()).hexdigest()
-
-
-def person_of_token(token: str, scope: str) -> Person | None:
-    """The active person whose valid token this is, if it has `scope`; None otherwise."""
-    if not token.startswith(TOKEN_PREFIX):
-        return None
-    found = db.session.scalar(select(ApiToken).where(ApiToken.digest == token_digest(token)))
-    moment = now()
-    if found is None or found.revoked_at or (found.expires_at and found.expires_at <= moment):
-        return None
-    if scope not in found.scopes or not found.person.active:
-        return None
-    if found.last_used_at is None or moment - found.last_used_at > timedelta(minutes=1):
-        with writing_session() as session:
-            session.execute(update(ApiToken).where(ApiToken.id == found.id).values(last_used_at=moment))
-    return found.person

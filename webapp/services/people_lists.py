@@ -190,11 +190,12 @@ def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
     if wanted.active is not None:
         found.append(Person.active.is_(wanted.active))
     if wanted.search:
-        found.append(_matches(wanted.search))
+        found.append(matches(wanted.search))
     return found
 
 
-def _matches(search: str) -> ColumnElement[bool]:
+def matches(search: str) -> ColumnElement[bool]:
+    """Whether a name, an e-mail or a phone number of a person has this as a part."""
     tests: list[ColumnElement[bool]] = [
         Person.full_name.icontains(search, autoescape=True),
         Person.email.icontains(search, autoescape=True),

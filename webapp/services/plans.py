@@ -102,6 +102,12 @@ def rows() -> list[PlanView]:
         return [_view(plan, persons.get(plan.code, 0), places.get(plan.code, 0)) for plan in found]
 
 
+def known() -> list[PlanView]:
+    """All plans, lowest first; how many have each is not counted."""
+    with reading() as connection, Session(bind=connection) as session:
+        return [_view(plan) for plan in session.scalars(select(Plan).order_by(Plan.rank, Plan.code))]
+
+
 def names() -> list[tuple[str, str]]:
     """Code and name of all plans, lowest first."""
     with reading() as connection:

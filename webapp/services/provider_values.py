@@ -73,7 +73,7 @@ def url(field: str, text: str) -> str:
         raise bad from None
     if parts.scheme not in _PORTS or not parts.hostname or port == 0 or re.search(r"[\s\\]", text):
         raise bad
-    if not _can_be_host(parts.hostname):
+    if not can_be_host(parts.hostname):
         raise BadInput(field, f"{field}: no host is called so: at most 253 letters, digits and hyphens, between single dots.")
     if "@" in parts.netloc:
         raise BadInput(field, f"{field} must not hold a user or a password: a key has a variable of its own.")
@@ -83,7 +83,7 @@ def url(field: str, text: str) -> str:
     return text
 
 
-def _can_be_host(host: str) -> bool:
+def can_be_host(host: str) -> bool:
     """Whether a host is an address without a zone, or a name by its form alone."""
     if ":" in host:
         try:

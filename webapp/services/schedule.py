@@ -98,6 +98,18 @@ TASKS = (
         off_because="SWITCHHOOK_RETENTION_DAYS is 0",
     ),
     Task(
+        "api answers",
+        "Removes kept answers of API calls whose time is over.",
+        "webapp.services.kept_answers.remove_expired",
+        lambda _: 600,
+    ),
+    Task(
+        "webhook log",
+        "Removes what is known of outgoing webhooks after 30 days.",
+        "webapp.services.webhook_log.remove_old",
+        lambda _: 3600,
+    ),
+    Task(
         "rollups",
         "Sums the ledger up by the hour, for charts.",
         "webapp.services.rollups.run",

@@ -56,9 +56,9 @@ class OrganizationUsage:
     more: bool
 
 
-def usage_of_organization(organization_id: uuid.UUID, after: uuid.UUID | None = None) -> OrganizationUsage:
-    """What an organization has used of its limits and in this month. `after` is the last person of the page before it.
-    `NotFound`."""
+def usage_of_organization(organization_id: uuid.UUID, after: uuid.UUID | None = None, size: int = PAGE) -> OrganizationUsage:
+    """What an organization has used of its limits and in this month, with a page of `size` of its people. `after` is the last
+    person of the page before it. `NotFound`."""
     at = now()
     with reading() as connection:
         row = connection.execute(
@@ -69,7 +69,7 @@ def usage_of_organization(organization_id: uuid.UUID, after: uuid.UUID | None = 
         if row is None:
             raise NotFound("There is no such organization.")
         starts_at = bounds(Window.MONTH, at, row.time_zone)[0]
-        members, more = _members(connection, organization_id, starts_at, after)
+        members, more = _members(connection, organization_id, starts_at, after, size)
         return OrganizationUsage(
             organization_id,
             row.name,
@@ -175,14 +175,14 @@ def _spenders(connection: Connection, organization_id: uuid.UUID, starts_at: dat
 
 
 def _members(
-    connection: Connection, organization_id: uuid.UUID, starts_at: datetime, after: uuid.UUID | None
+    connection: Connection, organization_id: uuid.UUID, starts_at: datetime, after: uuid.UUID | None, size: int
 ) -> tuple[tuple[MemberUsage, ...], bool]:
     """A page of the people in order of their ids, each with what the ledger has of their month."""
     query = select(Membership.person_id).where(Membership.organization_id == organization_id)
     if after is not None:
         query = query.where(Membership.person_id > after)
-    ids = list(connection.execute(query.order_by(Membership.person_id).limit(PAGE + 1)).scalars())
-    shown = ids[:PAGE]
+    ids = list(connection.execute(query.order_by(Membership.person_id).limit(size + 1)).scalars())
+    shown = ids[:size]
     if not shown:
         return (), False
     sums = (
@@ -197,7 +197,7 @@ def _members(
     )
     rows = {row.person_id: row for row in connection.execute(sums)}
     titles = _titles(connection, shown)
-    return tuple(_member(person_id, titles, rows.get(person_id)) for person_id in shown), len(ids) > PAGE
+    return tuple(_member(person_id, titles, rows.get(person_id)) for person_id in shown), len(ids) > size
 
 
 def _sums() -> tuple[Any, ...]:

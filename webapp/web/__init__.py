@@ -23,6 +23,7 @@ from webapp.web import (
     organization_list,
     organization_people,
     organization_settings,
+    organization_webhooks,
     people_bulk_page,
     people_page,
     pictures,
@@ -38,6 +39,7 @@ from webapp.web import (
     simulator,
     sms,
     streams,
+    tokens_page,
     usage_page,
     waiting,
 )
@@ -63,6 +65,7 @@ def register(app: Flask, registry: Registry) -> None:
     organization.prepare(app)
     for module in (organization, organization_people, organization_settings, organization_list, organization_join):
         app.register_blueprint(module.blueprint)
+    app.register_blueprint(organization_webhooks.blueprint)
     for module in (waiting, queue_page):
         app.register_blueprint(module.blueprint)
     usage_page.prepare(app)
@@ -71,6 +74,7 @@ def register(app: Flask, registry: Registry) -> None:
     for blueprint in (limits_page.blueprint, limits_page.tokens, plans_page.blueprint, people_page.blueprint):
         app.register_blueprint(blueprint)
     app.register_blueprint(people_bulk_page.blueprint)
+    app.register_blueprint(tokens_page.blueprint)
     _register_channels(app, registry)
 
 

@@ -18,6 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 
 from webapp.contracts.errors import BadInput, Conflict, LimitReached, LimitsUnknown, NotAllowed, NotFound, Refusal
+from webapp.contracts.texts import hide_tokens
 from webapp.extensions import limiter
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ def wants_json() -> bool:
 def answer(status: int, message: str = "", *, code: str = "", **more: Any) -> Response:
     """The error in the form that the asker understands. `more` goes to the page's template."""
     known_code, title, words = _WORDS.get(status, _OTHERWISE)
-    message = message or words
+    message = hide_tokens(message or words)
     try:
         response = _in_form(status, message, title, code or known_code, more)
     except _AWAY as exc:

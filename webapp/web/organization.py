@@ -74,6 +74,8 @@ def _tabs(place: Place) -> list[Tab]:
             there = {rule.rule for rule in current_app.url_map.iter_rules()}
             tabs += [Tab(label.lower(), path, label) for path, label in _ELSEWHERE if path in there]
     tabs.append(Tab("limits", url_for("organization_limits.show", organization_id=key), "Limits"))
+    if place.at_least(PersonRole.MANAGER):
+        tabs.append(Tab("webhooks", url_for("organization_webhooks.index", organization_id=key), "Webhooks"))
     if place.at_least(PersonRole.ADMIN):
         tabs.append(Tab("providers", url_for("organization_settings.providers", organization_id=key), "Providers"))
         tabs.append(Tab("settings", url_for("organization_settings.show", organization_id=key), "Settings"))

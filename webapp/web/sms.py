@@ -12,7 +12,7 @@ from webapp.contracts.channels import Channel
 from webapp.contracts.errors import BadInput, Refusal
 from webapp.extensions import csrf
 from webapp.pipeline import deliver
-from webapp.services import messages, people
+from webapp.services import messages, tokens
 
 blueprint = Blueprint("sms", __name__)
 csrf.exempt(blueprint)
@@ -49,8 +49,17 @@ def send() -> ResponseReturnValue:
 def _may_send() -> bool:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme:
-        return scheme.lower() == "bearer" and people.person_of_token(token.strip(), "sms") is not None
+        return scheme.lower() == "bearer" and _sends(token.strip())
     return bool(current_user.is_authenticated and current_user.is_admin)
+
+
+def _sends(token: str) -> bool:
+    known = tokens.find(token)
+    if known is None or "sms" not in known.scopes:
+        return False
+    if known.use_due:
+        tokens.note_use(known.token_id)
+    return True
 
 
 def _checked(given: Mapping[str, object]) -> tuple[str, str, Channel]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
-from flask import Flask, Response, current_app, request
+from flask import Response, request
 
 from webapp.api.base import read_json
 from webapp.api.v1 import calls, chat_request, errors, ground
@@ -19,12 +19,17 @@ from webapp.pipeline.admit import admit
 from webapp.pipeline.attended import Attended
 from webapp.pipeline.endings import Ending
 from webapp.pipeline.intake import Intake
+from webapp.pipeline.relay import Relay
 from webapp.pipeline.text_work import TextWork
 
 blueprint = ground.group("chat")
 
 _FINISH = {Finish.LENGTH: "length", Finish.FILTERED: "content_filter", Finish.TOOL: "tool_calls"}
 _DONE = "data: [DONE]\n\n"
+WORKING = ": working\n\n"
+"""A comment: the server notices that its client has gone when it writes."""
+FIRST_PIECE_S = 10.0
+"""For how long the status of a streamed answer waits for its first piece."""
 
 
 @blueprint.post("/chat/completions")
@@ -38,8 +43,7 @@ def serve(token: str, body: object, *, may_keep: bool = False) -> Response:
     """The answer to a body. Needs the application's context and no request's."""
     call = chat_request.read(body, may_keep=may_keep)
     running = begin(token, call)
-    pieces = running.pieces()
-    response = _streamed(running, call, pieces) if call.streamed else _whole(running, call, pieces)
+    response = _streamed(running, call) if call.streamed else _whole(running, call)
     if call.ignored:
         response.headers["x-switchhook-ignored"] = call.ignored
     return response
@@ -73,8 +77,8 @@ def failed(running: Attended) -> calls.Failure | None:
 
 
 # -- in one piece ------------------------------------------------------------------------------------------------------
-def _whole(running: Attended, call: ChatCall, pieces: Iterator[Any]) -> Response:
-    for _ in pieces:
+def _whole(running: Attended, call: ChatCall) -> Response:
+    for _ in running.pieces():
         pass
     if (failure := failed(running)) is not None:
         return errors.answer(failure)
@@ -130,39 +134,27 @@ def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
 
 
 # -- streamed ----------------------------------------------------------------------------------------------------------
-def _streamed(running: Attended, call: ChatCall, pieces: Generator[Any, None, None]) -> Response:
-    """The answer as server-sent events. The first piece is waited for, so that a failure before it has a status of its own."""
-    first = next(pieces, None)
-    if first is None and (failure := failed(running)) is not None:
+def _streamed(running: Attended, call: ChatCall) -> Response:
+    """The answer as server-sent events. The first piece is waited for, so that a failure before it has a status of its own; but
+    not for long, for who hangs up meanwhile is not noticed."""
+    relay = Relay(running)
+    if not relay.begins(FIRST_PIECE_S) and (failure := failed(running)) is not None:
         return errors.answer(failure)
     response = Response(
-        _in_context(_events(running, call, first, pieces)),
+        _events(running, call, relay),
         mimetype="text/event-stream",
         headers=headers_of(running) | {"X-Accel-Buffering": "no"},
     )
-    response.call_on_close(pieces.close)
+    response.call_on_close(relay.close)
     return response
 
 
-def _in_context(events: Generator[str, None, None]) -> Iterator[str]:
-    """The events, made in the application's context: the request's is over when the server begins to read them."""
-    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
-
-    def inside() -> Iterator[str]:
-        with app.app_context(), closing(events):
-            yield from events
-
-    return inside()
-
-
-def _events(running: Attended, call: ChatCall, first: Any, pieces: Generator[Any, None, None]) -> Generator[str, None, None]:
+def _events(running: Attended, call: ChatCall, relay: Relay) -> Iterator[str]:
     chunks = _Chunks(running, call)
-    with closing(pieces):
+    with closing(relay):
         yield chunks.role()
-        if first is not None:
-            yield chunks.of(first)
-        for piece in pieces:
-            yield chunks.of(piece)
+        for pieces in relay.pieces():
+            yield "".join(map(chunks.of, pieces)) or WORKING
     if (failure := failed(running)) is not None:
         yield f"data: {errors.body(failure)}\n\n"
         return
@@ -201,9 +193,7 @@ class _Chunks:
             if piece.id:
                 asked |= {"id": piece.id, "type": "function"}
             return self._delta(json.dumps({"tool_calls": [asked]}, ensure_ascii=False))
-        return (
-            self._delta(f'{{"content":{json.dumps(piece, ensure_ascii=False)}}}') if isinstance(piece, str) else ": working\n\n"
-        )
+        return self._delta(f'{{"content":{json.dumps(piece, ensure_ascii=False)}}}') if isinstance(piece, str) else WORKING
 
     def end(self, finish: str) -> str:
         return self._delta("{}", finish)
