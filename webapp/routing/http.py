@@ -40,6 +40,9 @@ from webapp.routing.wire import CONNECT_S, Clock, Connection, Origin, call_limit
 if TYPE_CHECKING:
     import socket
 
+    from httpx._client import UseClientDefault
+    from httpx._types import AuthTypes
+
 __all__ = ["PooledTransport", "build_client", "call_limits", "client", "close_client", "given_up_when"]
 
 KEEP_ALIVE_S = 60.0
@@ -300,17 +303,20 @@ def _head_error(exc: Exception) -> httpx.HTTPError:
 
 
 class _Client(httpx.Client):
-    """A client that does what ours needs and no more: what httpx does for cookies, redirects, sign-in and event hooks, of which
-    there are none here, costs as much as the call."""
+    """A client that does what most calls need and no more: what httpx does for cookies, redirects, sign-in and event hooks
+    costs as much as the call. Where a call asks for any of it, httpx does it."""
 
     def send(
         self,
         request: httpx.Request,
         *,
         stream: bool = False,
-        auth: object = None,  # noqa: ARG002
-        follow_redirects: object = None,  # noqa: ARG002
+        auth: AuthTypes | UseClientDefault | None = httpx.USE_CLIENT_DEFAULT,
+        follow_redirects: bool | UseClientDefault = httpx.USE_CLIENT_DEFAULT,
     ) -> httpx.Response:
+        asked = auth is not httpx.USE_CLIENT_DEFAULT or follow_redirects is not httpx.USE_CLIENT_DEFAULT
+        if asked or request.url.userinfo:
+            return super().send(request, stream=stream, auth=auth, follow_redirects=follow_redirects)
         if self.is_closed:
             raise RuntimeError("Cannot send a request, as the client has been closed.")
         response = self._transport.handle_request(request)
