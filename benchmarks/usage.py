@@ -26,6 +26,17 @@ def pss_mb(pid: int, *, children_only: bool = False) -> float | None:
     return sum(known) if known else None
 
 
+def pss_by_process_mb(pid: int) -> list[tuple[str, float]]:
+    """The same of a process and each of its descendants alone, with its command line."""
+    found = []
+    for member in _family(pid):
+        value = _pss(member)
+        if value is not None:
+            command = (_PROC / str(member) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            found.append((command.strip(), value))
+    return found
+
+
 def _pss(pid: int) -> float | None:
     try:
         for line in (_PROC / str(pid) / "smaps_rollup").read_text().splitlines():

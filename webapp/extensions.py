@@ -99,6 +99,11 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+# A log of 32 MB at most before it is carried into the database: the pages that every request changes then go there once for
+# hundreds of requests, which halves what a commit costs.
+_PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=15000", "wal_autocheckpoint=8000")
+
+
 def tune_engine(engine: Engine) -> None:
     """Make SQLite keep its promises: WAL, foreign keys, and transactions that begin when we say so.
 
@@ -113,7 +118,7 @@ def tune_engine(engine: Engine) -> None:
     def _connect(dbapi_connection: Any, _record: Any) -> None:
         dbapi_connection.isolation_level = None
         cursor = dbapi_connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=15000"):
+        for pragma in _PRAGMAS:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

@@ -23,6 +23,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import redis
+from flask import current_app
 from sqlalchemy import and_, func, select
 from sqlalchemy.orm import aliased
 
@@ -141,7 +142,7 @@ def keep(key: Key, taken: Claimed, ending: Ending, by: str = "") -> None:
 
 
 def _signature(name: str, body: bytes) -> bytes:
-    secret = current_settings().load_secret_key().encode()
+    secret = str(current_app.config["SECRET_KEY"]).encode()
     return hmac.digest(secret, b"kept answer:" + name.encode() + body, "sha256")
 
 

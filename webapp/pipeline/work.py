@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from flask import current_app
 from sqlalchemy import bindparam, update
 
 from webapp.contracts.calls import ToolPiece
@@ -128,7 +129,7 @@ class Work:
 
     def person_ref(self) -> str:
         """A one-way hash of the person, for vendors' abuse reports."""
-        secret = current_settings().load_secret_key()
+        secret = current_app.config["SECRET_KEY"]
         return hashlib.sha256(f"{secret}:{self.taken.person_id}".encode()).hexdigest()[:32]
 
     def recorded(self, ending: Ending) -> Ending:
