@@ -1,13 +1,14 @@
 """How many calls one caller may make: by address without a valid sign-in, by person to `/api`, by token to `/v1`.
 
-Fixed windows by the clock, counted in Redis with one round trip a call, so that all processes share them (with a second one
-only for a wrong token to `/v1`, where calls by token are limited). While Redis is away
+To `/v1` nobody is looked up for it: a token counts by its digest, whether it is valid or not, and an address for each call that
+was found to have none that is.
+
+Fixed windows by the clock, counted in Redis with one round trip a call, so that all processes share them. While Redis is away
 each process counts for itself.
 """
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 import logging
 import math
@@ -24,6 +25,7 @@ from limits.storage import MemoryStorage, RedisStorage
 from webapp.api import access, problems
 from webapp.api.problems import Unauthorized
 from webapp.extensions import current_settings, limiter_storage
+from webapp.services.people import token_digest
 from webapp.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -100,15 +102,15 @@ def check() -> Response | None:
     """Count the call that has come in; the answer, if it is one too many."""
     if request.path.startswith(_UNCOUNTED):
         return None
-    return _counted(*(_window_of_v1() if _is_v1() else _window()))
+    return _counted(*(_window_of_token() if _is_v1() else _window()))
 
 
 def recheck(response: Response) -> Response:
-    """The answer to a call that has been made. Calls to `/v1` with a token that turned out to be none count for their address:
-    their routes look tokens up as a part of what they do, and so the throttle does not."""
-    if response.status_code == HTTPStatus.UNAUTHORIZED and _is_v1() and not g.get("api_by_address"):
-        return _counted(*_by_address()) or response
-    return response
+    """The answer to the present call, or another one: a call to `/v1` whose token was found to be none counts by its address,
+    and may be one too many. Whoever has a valid token there is not held up by others behind the same address."""
+    if not _is_v1() or response.status_code != HTTPStatus.UNAUTHORIZED:
+        return response
+    return _counted(*_window_of_address()) or response
 
 
 def headers() -> dict[str, str]:
@@ -142,21 +144,18 @@ def _window() -> tuple[str, int, int]:
         # It is said when a route asks who calls.
         caller = None
     if caller is None:
-        return _by_address()
+        return _window_of_address()
     return f"person:{caller.id}", current_settings().throttle_signed_in_per_h, _HOUR_S
 
 
-def _window_of_v1() -> tuple[str, int, int]:
-    token = access.token_of_call()
-    if token is None:
-        return _by_address()
-    limit = current_settings().throttle_v1_per_min
-    return f"token:{hashlib.sha256(token.encode()).hexdigest()[:32]}" if limit else "", limit, _MINUTE_S
-
-
-def _by_address() -> tuple[str, int, int]:
-    g.api_by_address = True
+def _window_of_address() -> tuple[str, int, int]:
     return f"address:{_network(request.remote_addr or '')}", current_settings().throttle_anonymous_per_h, _HOUR_S
+
+
+def _window_of_token() -> tuple[str, int, int]:
+    limit, token = current_settings().throttle_v1_per_min, access.token_of_call()
+    # Without one the call fails in any case, and is counted then.
+    return (f"v1:{token_digest(token)}", limit, _MINUTE_S) if limit and token else ("", 0, _MINUTE_S)
 
 
 def _network(address: str) -> str:

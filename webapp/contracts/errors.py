@@ -87,12 +87,22 @@ class Conflict(Refusal):
 
 class LimitReached(Refusal):
     """A limit has no room for the request. `resets_at` is the aware UTC start of the next window; `alone` means that the
-    request by itself needs more than the limit allows, so that waiting does not help."""
+    request by itself needs more than the limit allows, so that waiting does not help; `closed`, that the limit is 0."""
 
     code = "limit_reached"
 
-    def __init__(self, message: str, *, limit: str, resets_at: datetime, request_id: str = "", alone: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        limit: str,
+        resets_at: datetime,
+        request_id: str = "",
+        alone: bool = False,
+        closed: bool = False,
+    ) -> None:
         super().__init__(message)
+        self.closed = closed
         self.limit = limit
         self.resets_at = resets_at
         self.request_id = request_id

@@ -163,8 +163,20 @@ def token_digest(token: str) -> str:
 
 
 def by_token(connection: Connection, token: str, scope: str) -> Sender:
-    """The sender whose valid token this is, as a member of the organization that it works in; without a conversation.
-    `UnknownToken` for one that is not valid, `NotAllowed` for one that lacks the scope or whose place is not active."""
+    """The sender whose valid token this is, as a member of the organization that it works in; without a conversation. Its use
+    is noted. `UnknownToken` for one that is not valid, `NotAllowed` for one that lacks the scope."""
+    sender, scopes, last_used_at = look_up(connection, token)
+    if scope not in scopes:
+        raise NotAllowed(f"This API key may not do that: it needs the scope {scope}.")
+    if last_used_at is None or now() - last_used_at > USED_EVERY:
+        # Nobody waits for whoever writes the same at this moment.
+        connection.execute(_note_use, {"token": sender.token_id, "at": now()})
+    return sender
+
+
+def look_up(connection: Connection, token: str) -> tuple[Sender, list[str], datetime | None]:
+    """The sender whose valid token this is, its scopes, and when it was last used. `UnknownToken` for one that is not valid, or
+    whose person or organization is not active."""
     row = connection.execute(BY_DIGEST, {"digest": token_digest(token)}).first()
     sender = None
     if row is not None:
@@ -172,12 +184,7 @@ def by_token(connection: Connection, token: str, scope: str) -> Sender:
         sender = sender_of(values)
     if sender is None or revoked_at is not None or not sender.active or (expires_at is not None and expires_at <= now()):
         raise UnknownToken("This API key is not valid: it is unknown, expired or revoked. Make another one in your settings.")
-    if scope not in scopes:
-        raise NotAllowed(f"This API key may not do that: it needs the scope {scope}.")
-    if last_used_at is None or now() - last_used_at > USED_EVERY:
-        # Nobody waits for whoever writes the same at this moment.
-        connection.execute(_note_use, {"token": sender.token_id, "at": now()})
-    return sender
+    return sender, scopes, last_used_at
 
 
 def by_address(connection: Connection, medium: str, address: str) -> Sender | None:

@@ -126,8 +126,13 @@ def _autocommitting(engine: Engine) -> Engine:
     by the statement that fails on it, which then goes the general way."""
     found = current_app.extensions.get(_ENGINE)
     if found is None:
-        options = engine_options(current_settings()) | {"pool_pre_ping": False, "pool_reset_on_return": None}
-        found = sa.create_engine(engine.url, isolation_level="AUTOCOMMIT", **options)
-        current_app.extensions[_ENGINE] = found
-        event.listen(engine, "engine_disposed", lambda _: found.dispose())
+        # As many connections as do something at once; with those of the other engine, what two processes take stays below the
+        # hundred that PostgreSQL gives by default.
+        sizes = {"pool_size": 8, "max_overflow": 4}
+        options = engine_options(current_settings()) | sizes | {"pool_pre_ping": False, "pool_reset_on_return": None}
+        made = sa.create_engine(engine.url, isolation_level="AUTOCOMMIT", **options)
+        # Of several threads that come here at once, one makes what all use.
+        found = current_app.extensions.setdefault(_ENGINE, made)
+        if found is made:
+            event.listen(engine, "engine_disposed", lambda _: made.dispose())
     return cast(Engine, found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from webapp.contracts.events import RequestEvent
 from webapp.contracts.limits import Limit, Window
 from webapp.contracts.providers import Capability
 from webapp.contracts.texts import clean
-from webapp.extensions import current_settings, ended_for_another, now, queue_redis, writing
+from webapp.extensions import current_settings, ended_for_another, now, queue_redis, reading, writing
 from webapp.models import (
     Conversation,
     DeliveryKind,
@@ -60,6 +61,8 @@ def admit(intake: Intake) -> Admission:
     `LimitsUnknown`; the refused request of the last two is stored first, so that nothing the person wrote is lost.
     """
     text = _checked(intake)
+    if intake.token:
+        _look_at_token(intake.token)
     stored = tuple(pictures.store(data, strip=True) for data in intake.pictures)
     ask, path = _ask(intake, stored)
 
@@ -97,6 +100,24 @@ def admit(intake: Intake) -> Admission:
     return admission
 
 
+_known_tokens: dict[str, float] = {}
+"""Digests of tokens that were valid when this process last looked, and until when that is remembered."""
+_KNOWN_S, _KNOWN_MAX = 60.0, 10_000
+
+
+def _look_at_token(token: str) -> None:
+    """Raise `UnknownToken` for one that was never valid, without keeping anybody from writing. What is remembered here opens
+    nothing: each admission looks again."""
+    digest, moment = senders.token_digest(token), time.monotonic()
+    if _known_tokens.get(digest, 0.0) > moment:
+        return
+    with reading() as connection:
+        senders.look_up(connection, token)
+    if len(_known_tokens) >= _KNOWN_MAX:
+        _known_tokens.clear()
+    _known_tokens[digest] = moment + _KNOWN_S
+
+
 def _quickly(entry: Entry) -> Admission | None:
     """Admit the usual attended request in the fewest statements; None for what has to go the general way."""
     try:
@@ -123,7 +144,14 @@ def _refuse(entry: Entry, refused: Refused) -> Admission:
 def _limit_reached(need: Need, intake: Intake, request_id: str = "") -> LimitReached:
     message = words.limit_reached(need, intake.operation)
     alone = need.amount > need.limit.maximum
-    return LimitReached(message, limit=need.limit.label, resets_at=need.resets_at, request_id=request_id, alone=alone)
+    return LimitReached(
+        message,
+        limit=need.limit.label,
+        resets_at=need.resets_at,
+        request_id=request_id,
+        alone=alone,
+        closed=need.limit.maximum == 0,
+    )
 
 
 def _checked(intake: Intake) -> str:
@@ -207,7 +235,9 @@ def _enter(connection: Connection, entry: Entry, refused: Refused | None) -> tup
         raise Repeated
     if refused is None:
         limits = asking.held_at(limits, filed.provider)
-        holds.take(connection, request_id, holds.needs(limits, filed.amounts, entry.at, sender.time_zone))
+        standings = holds.take(connection, request_id, holds.needs(limits, filed.amounts, entry.at, sender.time_zone))
+        if entry.claimed is not None:
+            entry.claimed = replace(entry.claimed, standings=standings)
     else:
         _note_refusal(connection, entry, sender, request_id, refused)
     entry.events.append(("request_admitted", _request_event(entry, sender, request_id, refused)))

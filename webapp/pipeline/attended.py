@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import uuid
@@ -13,14 +14,16 @@ import redis
 from webapp.contracts.calls import ToolPiece
 from webapp.contracts.pictures import Progress
 from webapp.extensions import queue_redis
-from webapp.pipeline import execute, stream
+from webapp.pipeline import execute, lease, stream
 from webapp.pipeline.brought import Brought
 from webapp.pipeline.claims import Claimed
 from webapp.pipeline.endings import Ending
 from webapp.pipeline.image_work import ImageWork
 from webapp.pipeline.text_work import TextWork
 from webapp.pipeline.work import Work
+from webapp.routing import http
 from webapp.routing.route import IMAGES
+from webapp.routing.wire import GivenUp
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +41,12 @@ class Attended:
 
     def pieces(self) -> Generator[str | ToolPiece | Progress, None, None]:
         """What there is to show, as it comes. A vendor's failure is no exception here: `ending` tells of it."""
-        yield from execute.run(self.claimed, work=self.work, audience=_Unseen(self.claimed.id), note=self._note)
+        # Also while the vendor is silent somebody may ask to stop: then it ends, and `ending` tells how.
+        with contextlib.suppress(GivenUp), http.given_up_when(self._unwanted):
+            yield from execute.run(self.claimed, work=self.work, audience=_Unseen(self.claimed.id), note=self._note)
+
+    def _unwanted(self) -> bool:
+        return lease.asked_to_stop(self.claimed.claim)
 
     def _note(self, ending: Ending) -> None:
         self.ending = ending

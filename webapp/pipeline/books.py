@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, exists, insert, select
 
 from webapp.contracts.texts import clean
 from webapp.extensions import table_of
@@ -92,6 +92,13 @@ def write_unowned(connection: Connection, request_id: uuid.UUID, execution: int,
     before = max((each.number for each in there), default=0)
     _write(connection, request_id, row, at_the_house, execution, 0, at, before)
     return True
+
+
+def ended_by(connection: Connection, request_id: uuid.UUID, execution: int, status: str) -> bool:
+    """Whether it was this execution that has ended the request, with this status."""
+    mine = (Attempt.request_id == Request.id, Attempt.execution == execution, Attempt.provider.is_not(None))
+    this = (Request.id == request_id, Request.status == status, Request.attempts == execution)
+    return connection.execute(select(Request.id).where(*this, exists().where(*mine))).first() is not None
 
 
 def _write(

@@ -13,6 +13,7 @@ from sqlalchemy import bindparam, or_, update
 from webapp.extensions import current_settings, now, table_of, writing
 from webapp.models import Request, RequestStatus
 from webapp.models.columns import new_id
+from webapp.quota.holds import Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class Claimed:
     tokens_before: int
     """What earlier executions have used."""
     cost_before_microusd: int
+    standings: tuple[Standing, ...] = ()
+    """How its limits stood when it was admitted, where it was admitted and claimed in one."""
 
 
 _table = table_of(Request)

@@ -13,16 +13,18 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Protocol
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from webapp.contracts.calls import ToolPiece
 from webapp.contracts.errors import LimitReached, ProviderError, TimedOut
 from webapp.contracts.pictures import Progress
 from webapp.contracts.segments import economical, fit
 from webapp.contracts.texts import frames
-from webapp.extensions import current_settings
+from webapp.extensions import current_settings, reading
 from webapp.interrupts import shielded
 from webapp.models import RequestStatus
 from webapp.models.straight import Unusual
-from webapp.pipeline import charges, lease, quick, webhooks, words
+from webapp.pipeline import books, charges, lease, quick, webhooks, words
 from webapp.pipeline.claims import Claimed, claim
 from webapp.pipeline.endings import Call, Ending, Used
 from webapp.pipeline.image_work import ImageWork
@@ -139,11 +141,16 @@ class _End:
                 self._settled = _quickly(taken, ending)
                 if self._settled is None:
                     self._settled = settle(taken.id, taken.claim, ending, again_after_s=self._again_after_s(ending))
-                if self._settled is None:
+                if self._settled is not None:
+                    ended = self._settled.ending if self._settled.again_at is None else None
+                elif _unheard(taken, ending):
+                    ended = ending
+                else:
+                    ended = None
                     settle_unowned(taken.id, taken.attempt, ending)
-                elif self._settled.again_at is None:
-                    self._note(self._settled.ending)
-                    self._audience.end(self._settled.ending.status)
+                if ended is not None:
+                    self._note(ended)
+                    self._audience.end(ended.status)
             finally:
                 lease.end(taken.claim)
 
@@ -173,7 +180,20 @@ def _quickly(taken: Claimed, ending: Ending) -> Settled | None:
         return quick.settled(taken, ending)
     except Unusual as exc:
         log.debug("settled in general: %s", exc)
-        return None
+    except Exception as exc:
+        # What cannot be made a value of the database, of a plugin's or a vendor's. Nothing was changed, either.
+        log.warning("request %s is settled in general: %s\n%s", taken.id, type(exc).__name__, frames(exc))
+    return None
+
+
+def _unheard(taken: Claimed, ending: Ending) -> bool:
+    """Whether the request was settled as it ended, and only the database's word of it was lost on the way."""
+    try:
+        with reading() as connection:
+            return books.ended_by(connection, taken.id, taken.attempt, ending.status)
+    except SQLAlchemyError as exc:
+        log.warning("it is not known whether request %s was settled: %s", taken.id, type(exc).__name__)
+        return False
 
 
 def _failed(code: str, *, detail: str = "") -> Ending:

@@ -58,7 +58,7 @@ def ask_to_stop(claim: uuid.UUID) -> None:
 
 
 def asked_to_stop(claim: uuid.UUID) -> bool:
-    """Whether somebody wants this execution to stop: somebody of this process, or as the last look into the database has shown."""
+    """Whether somebody wants this execution to stop: of this process, or as the last look into the database has shown."""
     return claim in _asked
 
 

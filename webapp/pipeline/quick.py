@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from types import SimpleNamespace
@@ -87,10 +87,10 @@ def admit(entry: Entry) -> tuple[Sender, uuid.UUID]:
             raise Unusual("the limits are unknown") from exc
         values, filed = new_row(entry, sender, request_id, None, limits, None)
         wanted = _needs(asking.held_at(limits, filed.provider), filed.amounts, entry.at, sender)
-        if _sqlite():
-            _store_step_by_step(driver, known, values, request_id, wanted)
-        else:
-            _store_at_once(driver, known, values, request_id, wanted)
+        store = _store_step_by_step if _sqlite() else _store_at_once
+        raised = store(driver, known, values, request_id, wanted)
+    assert entry.claimed is not None
+    entry.claimed = replace(entry.claimed, standings=holds.standings(wanted, raised))
     return sender, request_id
 
 
@@ -117,30 +117,39 @@ def _needs(limits: Sequence[Limit], amounts: Any, at: datetime, sender: Sender) 
     return [need for need in found if need.limit.window is not Window.REQUEST]
 
 
-_ALL_HAD_ROOM = "SELECT 1 / (CASE WHEN (SELECT count(*) FROM t) = %s THEN 1 ELSE 0 END)"
+# A row whatever `t` holds: without one nothing would be divided, and so nothing undone.
+_ALL_HAD_ROOM = """
+SELECT 1 / (CASE WHEN (SELECT count(*) FROM t) = %s THEN 1 ELSE 0 END),
+(SELECT json_agg(json_build_array(subject, name, period, used, held)) FROM t)
+"""
 
 
 def _store_step_by_step(
-    driver: Any, known: _Statements, values: dict[str, Any], request_id: uuid.UUID, wanted: list[Need]
-) -> None:
+    driver: Any, known: _Statements, values: _Values, request_id: uuid.UUID, wanted: list[Need]
+) -> list[Sequence[Any]]:
     driver.execute(known.request.text, known.request.row(values))
     if not wanted:
-        return
+        return []
     take, hold = holds.taking("sqlite", request_id, wanted)
-    if len(driver.execute(*take).fetchall()) != len(wanted):
+    raised: list[Sequence[Any]] = driver.execute(*take).fetchall()
+    if len(raised) != len(wanted):
         raise Unusual("a limit has no room")
     driver.execute(*hold)
+    return raised
 
 
-def _store_at_once(driver: Any, known: _Statements, values: _Values, request_id: uuid.UUID, wanted: list[Need]) -> None:
+def _store_at_once(
+    driver: Any, known: _Statements, values: _Values, request_id: uuid.UUID, wanted: list[Need]
+) -> list[Sequence[Any]]:
     text, given = f"WITH r AS ({known.request.text})", known.request.row(values)
     if wanted:
         take, hold = holds.taking("postgresql", request_id, wanted)
         text += f", t AS ({take[0]}), h AS ({hold[0]}) {_ALL_HAD_ROOM}"
         given = [*given, *take[1], *hold[1], len(wanted)]
     else:
-        text += " SELECT 1"
-    driver.execute(text, given)
+        text += " SELECT 1, NULL::json"
+    raised: list[Sequence[Any]] | None = driver.execute(text, given).fetchone()[1]
+    return raised or []
 
 
 # -- settling ----------------------------------------------------------------------------------------------------------
@@ -218,7 +227,8 @@ def _lowest(subject: str) -> int:
     return 1 if subject.startswith("organization:") else min(current_settings().warned_percents, default=101)
 
 
-# Each part waits for the one before it, so that rows are locked in the order of the general way: request, person, counters.
+# Each part waits for the one before it, so that rows are locked in the order of the general way: request, person, counters, and
+# these in the order of their characters' numbers (collation "C"), not of a language.
 _AT_ONCE = """
 WITH e AS ({end}),
 p AS ({person} AND EXISTS (SELECT 1 FROM e) RETURNING person.id),
@@ -226,7 +236,8 @@ h AS ({closing_head} AND EXISTS (SELECT 1 FROM p) {closing_tail}),
 c AS (
   INSERT INTO limit_counter (subject, name, period, starts_at, dimension, maximum, used, held)
   SELECT subject, name, period, starts_at, dimension, 0, sum(used)::bigint, sum(amount)::bigint FROM h
-  GROUP BY subject, name, period, starts_at, dimension ORDER BY subject, name, period
+  GROUP BY subject, name, period, starts_at, dimension
+  ORDER BY subject COLLATE "C", name COLLATE "C", period COLLATE "C"
   ON CONFLICT (subject, name, period, starts_at) DO UPDATE
   SET held = limit_counter.held - excluded.held, used = limit_counter.used + excluded.used
   RETURNING subject, used, maximum, warned_percent

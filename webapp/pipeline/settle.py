@@ -145,7 +145,7 @@ def settle(request_id: uuid.UUID, claim: uuid.UUID, ending: Ending, *, again_aft
             done = _patiently(work)
         except OperationalError:
             raise
-        except (StatementError, UnicodeError):
+        except (StatementError, UnicodeError, RecursionError):
             # What cannot be stored came from a vendor or a plugin. It must not cost the operator the same call again.
             log.exception("request %s could not be settled as it ended; it is settled without its texts", request_id)
             bare = Ending(

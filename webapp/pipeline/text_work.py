@@ -34,6 +34,7 @@ _ANSWER_MAX_CHARS = 400_000
 
 _TOOL_CALLS_MAX = 128
 _NAME_CHARS = 200
+_DOCUMENT_DEEPEST = 100
 
 
 class NothingSees(Unavailable):
@@ -296,10 +297,30 @@ def _document(text: str) -> dict[str, Any] | None:
     if bare.startswith("```"):  # many models wrap it, whatever they were told
         bare = bare.split("\n", 1)[-1].rsplit("```", 1)[0]
     try:
-        found = json.loads(bare)
+        found = json.loads(bare, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return found if isinstance(found, dict) and _is_shallow(found) else None
+
+
+def _no_constant(name: str) -> None:
+    # NaN and Infinity are no JSON, and PostgreSQL does not store them.
+    raise ValueError(name)
+
+
+def _is_shallow(document: dict[str, Any]) -> bool:
+    """Whether it can be written again wherever it is read: at a greater depth of the stack there may be no room for it."""
+    level: list[Any] = [document]
+    for _ in range(_DOCUMENT_DEEPEST):
+        level = [
+            inner
+            for each in level
+            for inner in (each.values() if isinstance(each, dict) else each)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return True
+    return False
 
 
 _table = table_of(Request)

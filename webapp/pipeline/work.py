@@ -15,7 +15,7 @@ from webapp.contracts.errors import BadCredentials, LimitReached, OutOfCredit
 from webapp.contracts.limits import Dimension
 from webapp.contracts.pictures import Progress
 from webapp.contracts.sorting import Sorting
-from webapp.extensions import current_settings, now, retried, table_of, writing
+from webapp.extensions import now, retried, table_of, writing
 from webapp.models import Request, RequestStatus
 from webapp.pipeline import charges, further, lease, timing, words
 from webapp.pipeline.claims import Claimed

@@ -53,6 +53,20 @@ class Counter:
     warned_percent: int
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a limit stands once a request holds its part of it: `taken` is what was used and what is held of `maximum`."""
+
+    dimension: Dimension
+    maximum: int
+    taken: int
+    resets_at: datetime
+
+    @property
+    def remaining(self) -> int:
+        return max(0, self.maximum - self.taken)
+
+
 class NoRoom(Exception):
     """A limit has no room for what is needed; whoever opened the transaction rolls it back."""
 
@@ -82,7 +96,7 @@ INSERT INTO limit_counter (subject, name, period, starts_at, dimension, maximum,
 ON CONFLICT (subject, name, period, starts_at) DO UPDATE
 SET held = limit_counter.held + excluded.held, {_APPLY}
 WHERE limit_counter.used + limit_counter.held + excluded.held <= excluded.maximum
-RETURNING subject, name, period
+RETURNING subject, name, period, used, held
 """  # noqa: S608 - no value is put in
 _REFUSE = f"""
 INSERT INTO limit_counter (subject, name, period, starts_at, dimension, maximum, used, held) VALUES {{rows}}
@@ -169,13 +183,15 @@ def _marked(template: str, mark: str, *, closing: bool = False) -> str:
     return template.format(mark=mark, closing=_CLOSING.format(mark=mark) if closing else "", rows=", ".join([mark] * 7))
 
 
-def take(connection: Connection, request_id: uuid.UUID, wanted: Sequence[Need]) -> None:
-    """Hold all of `wanted` for a request, or raise `NoRoom` naming the first that is full.
+def take(connection: Connection, request_id: uuid.UUID, wanted: Sequence[Need]) -> tuple[Standing, ...]:
+    """Hold all of `wanted` for a request, or raise `NoRoom` naming the first that is full. Returns how the limits stand then.
 
     After a refusal the caller rolls back: some of the counters may have been raised. The request's row may come after its
     holds in the transaction, but the database checks the reference at once: insert the row first.
     """
-    enter(connection, request_id, raise_counters(connection, wanted))
+    counted, raised = _raise(connection, wanted)
+    enter(connection, request_id, counted)
+    return standings(counted, raised)
 
 
 def enter(connection: Connection, request_id: uuid.UUID, wanted: Sequence[Need]) -> None:
@@ -191,8 +207,9 @@ def enter(connection: Connection, request_id: uuid.UUID, wanted: Sequence[Need])
 
 
 def taking(dialect: str, request_id: uuid.UUID, wanted: Sequence[Need]) -> tuple[tuple[str, list[Any]], tuple[str, list[Any]]]:
-    """The two statements of `take`, for a driver, with their values: one that raises the counters, and returns a row for each
-    that had room, and one that writes down the holds. None of `wanted` may be larger than its limit by itself."""
+    """The two statements of `take`, for a driver, with their values: one that raises the counters, and returns a row (subject,
+    name, period, used, held) for each that had room, and one that writes down the holds. None of `wanted` may be larger than
+    its limit by itself."""
     driver = _DRIVERS[dialect]
     request, taken, held = driver.identity(request_id), list[Any](), list[Any]()
     for need in wanted:
@@ -221,12 +238,27 @@ def lower(dialect: str, connection: Any, ended: Sequence[Sequence[Any]]) -> list
 def raise_counters(connection: Connection, wanted: Sequence[Need]) -> Sequence[Need]:
     """Add to the counters what `wanted` needs, all or (by the caller's rollback) none; returns those that are counted from one
     request to the next. Raises `NoRoom`. It belongs to no request: whoever calls this has to lower them again."""
+    return _raise(connection, wanted)[0]
+
+
+def standings(counted: Sequence[Need], raised: Iterable[Sequence[Any]]) -> tuple[Standing, ...]:
+    """How limits stand by the rows of their counters: (subject, name, period, used, held)."""
+    taken = {(row[0], row[1], row[2]): int(row[3]) + int(row[4]) for row in raised}
+    return tuple(
+        Standing(need.limit.dimension, need.limit.maximum, taken[key], need.resets_at)
+        for need in counted
+        if (key := (need.limit.subject, need.limit.name, need.limit.window.value)) in taken
+    )
+
+
+def _raise(connection: Connection, wanted: Sequence[Need]) -> tuple[Sequence[Need], Sequence[Any]]:
+    """What `raise_counters` does; returned with the rows of the counters."""
     for need in wanted:
         if need.amount > need.limit.maximum:
             raise NoRoom(need)
     wanted = [need for need in wanted if need.limit.window is not Window.REQUEST]
     if not wanted:
-        return wanted
+        return wanted, ()
     driver = _DRIVERS[connection.dialect.name]
     taken: list[Any] = []
     for need in wanted:
@@ -234,9 +266,9 @@ def raise_counters(connection: Connection, wanted: Sequence[Need]) -> Sequence[N
     rows = len(wanted)
     raised = connection.exec_driver_sql(_statement(_TAKE, driver.mark, rows), tuple(taken)).all()
     if len(raised) != rows:
-        keys = {tuple(row) for row in raised}
+        keys = {tuple(row)[:3] for row in raised}
         raise NoRoom(next(n for n in wanted if (n.limit.subject, n.limit.name, n.limit.window.value) not in keys))
-    return wanted
+    return wanted, raised
 
 
 def reserve(connection: Connection, need: Need, expires_at: datetime) -> int:

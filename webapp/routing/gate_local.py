@@ -134,6 +134,7 @@ class LocalGate:
                 -1 if pace.tokens_per_minute is None else minute,
                 pace.concurrent is not None,
                 circuit.shut > 0,
+                circuit.failures > 0,
             )
 
     def leave(self, provider: str, ended: Ended, at_ms: int = 0) -> str:

@@ -79,6 +79,7 @@ REDIS_RETRY_S = 5.0
 # What a vendor says about waiting is believed for ten minutes at most: then a call finds out whether it is still so.
 PAUSE_MAX_S = 600.0
 _SHOWN_MAX = 200
+_FAILING_MAX = 1000
 _EXTENSION = "switchhook.gate"
 
 P = ParamSpec("P")
@@ -95,6 +96,8 @@ class _Gate:
     def __init__(self, connection: redis.Redis) -> None:
         self.shared = SharedGate(connection)
         self.local = LocalGate()
+        self.failing: set[str] = set()
+        """Targets of which this process has told a bad end, and no good one since."""
         self._guard = threading.Lock()
         self._away = False
         self._ask_at = self._back_at = -math.inf
@@ -185,10 +188,18 @@ def leave(grant: Grant, verdict: Verdict, *, tokens: int | None = None) -> None:
     lease, generation, minute, held, flawed = grant.lease.split(".")
     entered = Entered(int(generation), int(minute), held == "1", grant.probe, flawed == "1")
     change = 0 if tokens is None or entered.minute < 0 else _tokens(tokens) - grant.tokens
-    # A good end only says something after bad ones. Of one that went bad meanwhile the next call learns.
-    silent = verdict is Verdict.NEUTRAL or (verdict is Verdict.GOOD and not entered.flawed)
+    gate = _gate()
+    # A good end only says something after bad ones: those before the call, and those that this process has told meanwhile. Of
+    # another process's, each call that begins from then on knows; but were all that are under way silent, a few bad ends among
+    # many good ones would be some in a row.
+    heard = entered.flawed or grant.target in gate.failing
+    silent = verdict is Verdict.NEUTRAL or (verdict is Verdict.GOOD and not heard)
     if silent and not (grant.probe or entered.held or change):
         return
+    if verdict is Verdict.GOOD:
+        gate.failing.discard(grant.target)
+    elif verdict is Verdict.BAD and len(gate.failing) < _FAILING_MAX:
+        gate.failing.add(grant.target)
     settings = current_settings()
     ended = Ended(
         target=grant.target,
@@ -199,7 +210,6 @@ def leave(grant: Grant, verdict: Verdict, *, tokens: int | None = None) -> None:
         failures=settings.breaker_failures,
         open_ms=math.ceil(settings.breaker_open_s * 1000),
     )
-    gate = _gate()
     if grant.local:
         _tell(ended, gate.local.leave(grant.provider, ended))
         return

@@ -20,6 +20,7 @@ from webapp.contracts.errors import (
     UnknownToken,
 )
 from webapp.services import tokens
+from webapp.services.kept_answers import KeyInUse
 from webapp.services.tokens import Known
 
 
@@ -72,6 +73,14 @@ def bearer() -> str:
     raise BadCall(_NO_KEY, code="invalid_api_key", status=401)
 
 
+_NAMES = {
+    "text": "messages",
+    "max_output_tokens": "max_tokens",
+    "output": "response_format",
+    "category": "model",
+    "picture": "messages",
+}
+"""What the road calls a field, and what OpenAI's format calls it."""
 _STATUS: dict[type[SwitchhookError], tuple[int, str]] = {
     BadInput: (400, "invalid_request_error"),
     NotAllowed: (403, "permission_error"),
@@ -102,14 +111,15 @@ def failure_of(exc: SwitchhookError) -> Failure:
     if isinstance(exc, LimitReached):
         from webapp.api.problems import seconds_until
 
-        if exc.alone:
+        if exc.alone and not exc.closed:
             return Failure(400, "invalid_request_error", "request_too_large", exc.message, request_id=exc.request_id)
         wait_s = seconds_until(exc)
         # OpenAI's own libraries try again on any 429; a month's limit is not worth it, and `insufficient_quota` says so.
         return Failure(429, "insufficient_quota", "insufficient_quota", exc.message, None, wait_s, exc.request_id)
     status, kind = next((known for of, known in _STATUS.items() if isinstance(exc, of)), (400, "invalid_request_error"))
-    param = exc.field if isinstance(exc, BadInput) else None
-    return Failure(status, kind, exc.code, exc.message, param, 60 if status == 503 else None)
+    param = _NAMES.get(exc.field, exc.field) if isinstance(exc, BadInput) else None
+    again_s = exc.retry_after_s if isinstance(exc, KeyInUse) else 60 if status == 503 else None
+    return Failure(status, kind, exc.code, exc.message, param, again_s, getattr(exc, "request_id", ""))
 
 
 def failure_of_ending(code: str, message: str, request_id: uuid.UUID) -> Failure:

@@ -10,9 +10,10 @@ from typing import Any
 from flask import Response, request
 
 from webapp.api.base import read_json
-from webapp.api.v1 import calls, chat_request, errors, ground
+from webapp.api.v1 import calls, chat_request, errors, ground, once, ratelimits
 from webapp.api.v1.chat_request import ChatCall
 from webapp.contracts.calls import Finish, ToolPiece
+from webapp.extensions import now
 from webapp.models import RequestStatus
 from webapp.pipeline import attended
 from webapp.pipeline.admit import admit
@@ -28,11 +29,12 @@ _FINISH = {Finish.LENGTH: "length", Finish.FILTERED: "content_filter", Finish.TO
 _DONE = "data: [DONE]\n\n"
 WORKING = ": working\n\n"
 """A comment: the server notices that its client has gone when it writes."""
-FIRST_PIECE_S = 10.0
+FIRST_PIECE_S = 15.0
 """For how long the status of a streamed answer waits for its first piece."""
 
 
 @blueprint.post("/chat/completions")
+@once.repeatable
 def complete() -> Response:
     """Answer a conversation."""
     may_keep = request.headers.get("x-switchhook-cache", "") == "allow"
@@ -102,7 +104,9 @@ def _whole(running: Attended, call: ChatCall) -> Response:
 
 def headers_of(running: Attended) -> dict[str, str]:
     """What every answer says beside its body."""
-    return {"Cache-Control": "no-store", "x-switchhook-request": str(running.claimed.id)}
+    claimed = running.claimed
+    said = {"Cache-Control": "no-store", "x-switchhook-request": str(claimed.id)}
+    return said | dict(ratelimits.of_limits(claimed.standings, now()))
 
 
 def model_of(ending: Ending, asked: str) -> str:

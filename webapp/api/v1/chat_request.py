@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,7 +26,9 @@ from webapp.pipeline.brought import Brought
 MESSAGES_MAX = 2000
 TOOLS_MAX = 128
 PICTURES_MAX = 20
-_NAME = r"^[a-zA-Z0-9_-]{1,64}$"
+TOOL_CHARS = 100_000
+"""Of the JSON Schema of one tool."""
+NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 
 
 class _Model(BaseModel):
@@ -62,7 +65,7 @@ class _Message(_Model):
 
 
 class _Definition(_Model):
-    name: str = Field(pattern=_NAME)
+    name: str = Field(pattern=NAME)
     description: str | None = Field(None, max_length=10_000)
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
@@ -74,7 +77,7 @@ class _Tool(_Model):
 
 
 class _Chosen(_Model):
-    name: str = Field(pattern=_NAME)
+    name: str = Field(pattern=NAME)
 
 
 class _Choice(_Model):
@@ -85,7 +88,7 @@ class _Choice(_Model):
 class _Schema(_Model):
     model_config = ConfigDict(strict=True, extra="ignore", populate_by_name=True)
 
-    name: str = Field("answer", pattern=_NAME)
+    name: str = Field("answer", pattern=NAME)
     wanted: dict[str, Any] | None = Field(None, alias="schema")
 
 
@@ -172,14 +175,22 @@ def read(body: object, *, may_keep: bool = False) -> ChatCall:
     )
 
 
-def bad_field(exc: ValidationError) -> BadCall:
-    """What pydantic found first, by the name of the field."""
-    found = exc.errors(include_url=False, include_context=False, include_input=False)[0]
-    field = ".".join(str(part) for part in found["loc"] if not (isinstance(part, str) and part[:1] in "_f" and "[" in part))
+def bad_field(exc: ValidationError, *needed: str) -> BadCall:
+    """What pydantic found, by the name of the field. `needed` are the members that a body has to have."""
+    errors = exc.errors(include_url=False, include_context=False, include_input=False)
+    # Of a value that may be of several types, the one that fits best says most.
+    found = max(errors, key=lambda error: len(error["loc"]))
+    field = ".".join(str(part) for part in found["loc"] if not _is_type(part))
     if not field:
-        return BadCall("The body is not a JSON object: send one with `model` and `messages`.")
+        members = " and ".join(f"`{name}`" for name in needed or ("model", "messages"))
+        return BadCall(f"The body is not a JSON object: send one with {members}.", "body")
     code = "missing_required_parameter" if found["type"] == "missing" else "invalid_value"
     return BadCall(f"{field}: {found['msg']}.", field, code)
+
+
+def _is_type(part: int | str) -> bool:
+    """Whether a part of a place is the name of a type, which pydantic adds where there are several."""
+    return isinstance(part, str) and (part == "str" or part.startswith("_") or "[" in part)
 
 
 def last_words(turns: Sequence[Turn]) -> str:
@@ -191,6 +202,8 @@ def last_words(turns: Sequence[Turn]) -> str:
 
 
 def _refuse_unserved(given: _Body) -> None:
+    if given.stream_options is not None and not given.stream:
+        raise BadCall("stream_options: it goes with stream only.", "stream_options", "invalid_value")
     if given.n not in (None, 1):
         raise BadCall("n: only one answer is given for a call; make several calls.", "n", "unsupported_value")
     if given.logprobs:
@@ -219,6 +232,10 @@ def _parameters(given: _Body) -> dict[str, Any]:
 
 def _tool(tool: _Tool) -> Tool:
     given = tool.function
+    if given.parameters is not None and len(json.dumps(given.parameters)) > TOOL_CHARS:
+        raise BadCall(
+            f"tools: the parameters of {given.name} have more than {TOOL_CHARS:,} characters.", "tools", "invalid_value"
+        )
     return Tool(given.name, given.description or "", given.parameters, bool(given.strict))
 
 

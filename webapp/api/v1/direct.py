@@ -20,9 +20,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 
 from webapp.api.base import parse_json
-from webapp.api.v1 import calls, chat, errors
-from webapp.contracts.errors import SwitchhookError, UnknownToken
+from webapp.api.v1 import calls, chat, errors, ground
+from webapp.contracts.errors import BadInput, SwitchhookError, UnknownToken
 from webapp.logs import call_id
+from webapp.services import tokens
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -32,6 +33,9 @@ log = logging.getLogger(__name__)
 PATH = "/v1/chat/completions"
 _AWAY = "Switchhook cannot reach its database. Nothing was lost; try again in a minute."
 _OURS = "This is our fault, not yours. It has been noted."
+_SMALL = ground.LARGE
+"""Bytes of a body that is read before it is known whose token came with it; larger ones go through the application, which
+looks at the token first."""
 _ELSEWHERE = ("HTTP_ORIGIN", "HTTP_IDEMPOTENCY_KEY", "HTTP_X_REQUEST_ID", "HTTP_X_API_KEY")
 
 
@@ -42,7 +46,6 @@ class Direct:
         self._app = app
         self._inner: WSGIApplication = app.wsgi_app
         settings = app.extensions["switchhook.settings"]
-        self._most = settings.api_body_max_mb * 1024 * 1024
         self._usable = not settings.throttle_v1_per_min
         self._headers = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
         if settings.secure:
@@ -58,6 +61,8 @@ class Direct:
                 response = self._answer(environ, raw)
         except (UnknownToken, HTTPException):
             return self._inner(environ, start_response)
+        finally:
+            call_id.set("")
         return response(environ, start_response)
 
     def _serves(self, environ: WSGIEnvironment) -> bool:
@@ -66,21 +71,24 @@ class Direct:
             self._usable
             and environ["REQUEST_METHOD"] == "POST"
             and environ.get("HTTP_AUTHORIZATION", "").startswith("Bearer sh_")
-            and length.isdigit()
-            and 0 < int(length) <= self._most
+            and length.isdecimal()
+            and 0 < int(length) <= _SMALL
+            and environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower() == "application/json"
             and not any(name in environ for name in _ELSEWHERE)
         )
 
     def _answer(self, environ: WSGIEnvironment, raw: bytes) -> Response:
         own_id = uuid.uuid4().hex
         call_id.set(own_id)
+        token = environ["HTTP_AUTHORIZATION"].removeprefix("Bearer ").strip()
         try:
-            token = environ["HTTP_AUTHORIZATION"].removeprefix("Bearer ").strip()
             may_keep = environ.get("HTTP_X_SWITCHHOOK_CACHE", "") == "allow"
             response = chat.serve(token, parse_json(raw), may_keep=may_keep)
         except UnknownToken:
             raise
         except SwitchhookError as exc:
+            if isinstance(exc, BadInput | calls.BadCall) and tokens.find(token) is None:
+                raise UnknownToken("This token is none.") from exc
             response = errors.answer(calls.failure_of(exc))
         except (OperationalError, InterfaceError, PoolTimeout) as exc:
             log.error("the database cannot be reached, in %s: %s", PATH, type(exc.orig if isinstance(exc, DBAPIError) else exc))
