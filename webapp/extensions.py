@@ -16,7 +16,6 @@ from flask import Flask, current_app
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
 from flask_login import LoginManager
-from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from flask_wtf import CSRFProtect
 from sqlalchemy import Connection, Dialect, Engine, ExceptionContext, MetaData, Table, event
@@ -78,7 +77,6 @@ class RouteLimiter(Limiter):
 
 
 db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
-migrate = Migrate()
 login = LoginManager()
 csrf = CSRFProtect()
 limiter = RouteLimiter(get_remote_address, strategy="fixed-window", headers_enabled=False)
@@ -296,7 +294,6 @@ def bind(app: Flask, settings: Settings) -> None:
                 "DATABASE_URL names a database that is not supported: Switchhook runs on SQLite and PostgreSQL."
             ) from exc
         raise SetupError("PostgreSQL needs its driver: install Switchhook as `switchhook[postgres]`.") from exc
-    migrate.init_app(app, db, compare_type=True, render_as_batch=True)
     login.init_app(app)
     csrf.init_app(app)
     limiter.init_app(app)

@@ -187,6 +187,13 @@ def test_limits_and_tokens_refuse_as_clients_expect(v1: V1) -> None:
             assert refused.headers["x-request-id"]
 
 
+def test_a_long_file_in_a_message_goes_to_the_model_whole_and_its_beginning_is_kept(v1: V1, openai: FakeOpenAI) -> None:
+    long = "line of a file\n" * 3000
+    assert v1.chat([{"role": "user", "content": long}]).status_code == 200
+    assert openai.calls[-1]["messages"][-1]["content"] == long
+    assert v1.newest().prompt == long[:16_000]
+
+
 def test_answers_tell_what_is_left_of_the_tightest_limits_by_either_way(v1: V1) -> None:
     with v1.app.app_context(), writing() as connection:
         connection.execute(update(Plan).values(limits={"messages": 10, "tokens": 10**6}))

@@ -139,13 +139,16 @@ def test_every_command_and_every_option_has_a_help_text() -> None:
 WRITTEN = (
     "README.md",
     "CHANGELOG.md",
+    "docs/api.md",
     "docs/architecture.md",
     "docs/jobs.md",
     "docs/limits.md",
+    "docs/openai.md",
     "docs/operations.md",
     "docs/plugins.md",
     "docs/providers.md",
     "docs/routing.md",
+    "docs/webhooks.md",
 )
 TEXTS = {name: (ROOT / name).read_text("utf-8") for name in WRITTEN}
 OPERATIONS, PLUGINS, PROVIDERS = (TEXTS[f"docs/{name}.md"] for name in ("operations", "plugins", "providers"))
@@ -189,7 +192,10 @@ def test_a_page_names_only_settings_that_exist(name: str) -> None:
     assert named - KNOWN - NO_SETTINGS == set()
 
 
-@pytest.mark.parametrize("name", ["docs/jobs.md", "docs/limits.md", "docs/operations.md", "docs/routing.md"])
+TELLS_DEFAULTS = ("api", "jobs", "limits", "openai", "operations", "routing", "webhooks")
+
+
+@pytest.mark.parametrize("name", [f"docs/{name}.md" for name in TELLS_DEFAULTS])
 def test_a_default_that_a_page_tells_is_the_settings_own(name: str) -> None:
     told = re.findall(r"`(SWITCHHOOK_\w+)`(?: [a-z]+){0,6}\s\((\d+)\)", TEXTS[name])
     told += re.findall(r"^\| `(SWITCHHOOK_\w+)` \| (\d+) \|", TEXTS[name], re.M)
@@ -214,7 +220,7 @@ def test_every_command_in_a_pages_examples_can_be_typed_like_that(
         Path(given).touch()
     lines = [line.strip() for block in blocks(TEXTS[name], "console", "shell") for line in block.splitlines()]
     typed = [line for line in lines if line.removeprefix(".venv/bin/").startswith("switchhook")]
-    assert typed or name in ("CHANGELOG.md", "docs/architecture.md")
+    assert typed or name in ("CHANGELOG.md", "docs/architecture.md", "docs/openai.md")
     for line in typed:
         command, rest = found_command(shlex.split(line, comments=True)[1:])
         assert not isinstance(command, click.Group) or (command.invoke_without_command and not rest), line
@@ -268,12 +274,13 @@ def test_every_provider_of_texts_is_in_the_table_with_what_it_uses_can_and_costs
     by_preference = sorted(BUILT_IN.providers.values(), key=lambda p: p.preference)
     assert list(rows) == [f"`{provider.name}`" for provider in by_preference]
     for provider in by_preference:
-        _, model, sees, gives_json, dollars = rows[f"`{provider.name}`"]
+        _, model, sees, gives_json, tools, dollars = rows[f"`{provider.name}`"]
         assert model == f"`{provider.default_model}`" if provider.default_model else "`" not in model
         able = provider.model_info(provider.default_model).capabilities
         if able is not None:
-            assert (sees, gives_json) == tuple("yes" if c in able else "no" for c in (Capability.VISION, Capability.JSON))
-        assert able is not None or sees != "yes"
+            known = (Capability.VISION, Capability.JSON, Capability.TOOLS)
+            assert (sees, gives_json, tools) == tuple("yes" if each in able else "no" for each in known)
+        assert able is not None or "yes" not in (sees, tools)
         found = [
             prices.price(provider.price_as, provider.default_model, counted, fallback=UNKNOWN_PRICE, at=CHEAP_HOUR)
             for counted in (Counted(input_tokens=1000), Counted(output_tokens=1000))

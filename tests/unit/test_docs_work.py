@@ -85,7 +85,7 @@ def test_what_runs_by_the_clock_is_in_the_table_with_its_pace(tmp_path: Path, mo
     settings = read_settings()
     rows = table(JOBS, "task | how often")
     assert [(row[0], row[2]) for row in rows] == [(f"`{task.name}`", task.meaning) for task in schedule.TASKS]
-    told = {1: "every second", 60: "every minute", 300: "every 5 minutes", 3600: "every hour"}
+    told = {1: "every second", 60: "every minute", 300: "every 5 minutes", 600: "every 10 minutes", 3600: "every hour"}
     for (_, often, _), task in zip(rows, schedule.TASKS, strict=True):
         every_s = task.every_s(settings)
         named = re.search(r"`(\w+)` seconds", often)

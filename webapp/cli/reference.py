@@ -34,7 +34,7 @@ HOOKS_END = "<!-- end of hooks -->"
 _ROOT = Path(__file__).resolve().parents[2]
 _GENERATED = "<!-- Written by `python -m webapp.cli.reference`: change the code it describes, then run that. -->"
 _SECTION = re.compile(r"^    # -- (?P<title>.+?) -*$")
-_FIELD = re.compile(r"^    (?P<name>[a-z_]+): .* = Field\(")
+_FIELD = re.compile(r"^    (?P<name>[a-z0-9_]+): .* = Field\(")
 
 
 def main(arguments: list[str]) -> int:
@@ -145,7 +145,7 @@ def settings_page() -> str:
     ]
     for title, fields in sections().items():
         rows = [_row(name, _kind(info), _code(_default(info)), info.description or "") for name, info in fields.items()]
-        parts.append(_table(title.capitalize(), ("variable", "value", "default", "meaning"), rows))
+        parts.append(_table(title[:1].upper() + title[1:], ("variable", "value", "default", "meaning"), rows))
     parts.append(
         "## Plugins\n\nPlugins read these from the same places. They see the whole environment except for the core's own "
         "secrets."

@@ -159,6 +159,9 @@ def _checked(intake: Intake) -> str:
     if not text and intake.message is None:
         raise BadInput("text", "Write something first.")
     longest = current_settings().prompt_max_chars
+    if intake.brought is not None:
+        # What is asked is bounded by what models read and by the limits on tokens; this is only what is kept of it.
+        text = text[:longest]
     if len(text) > longest:
         raise BadInput("text", f"This is {len(text):,} characters; at most {longest:,} fit into one message.")
     key = intake.idempotency_key

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import Script, ScriptDirectory
-from alembic.util import CommandError
 from flask import current_app
-from sqlalchemy import func, select
+from sqlalchemy import Column, MetaData, String, Table, func, inspect, select
 from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 
 from webapp.contracts.errors import BadInput, Conflict, SetupError
@@ -22,7 +20,14 @@ from webapp.models import Organization, Person, PersonRole
 from webapp.resources import folder
 from webapp.services import people
 
+# Alembic is imported where it is used: it takes ten megabytes, and most processes migrate nothing.
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 log = logging.getLogger(__name__)
+
+_VERSIONS = Table("alembic_version", MetaData(), Column("version_num", String))
+_REVISION = {name: re.compile(rf'^{name} = "(\w+)"', re.MULTILINE) for name in ("revision", "down_revision")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +50,33 @@ def prepare() -> FirstRun | None:
 
 
 def _config() -> Config:
+    from alembic.config import Config
+
     config = Config(str(folder("migrations") / "alembic.ini"))
     config.set_main_option("script_location", str(folder("migrations")))
     return config
 
 
 def heads() -> tuple[set[str], set[str]]:
-    """(revisions that the database is at, revisions of this release)."""
-    script = ScriptDirectory.from_config(_config())
+    """(revisions that the database is at, revisions of this release). Read without Alembic: health asks for them."""
     with db.engine.connect() as connection:
-        at = MigrationContext.configure(connection).get_current_heads()
-    return set(at), set(script.get_heads())
+        known = inspect(connection).has_table(_VERSIONS.name)
+        at = set(connection.execute(select(_VERSIONS.c.version_num)).scalars()) if known else set()
+    return at, _heads_of_release()
+
+
+@lru_cache(maxsize=1)
+def _heads_of_release() -> set[str]:
+    """The revisions that no other follows."""
+    texts = [path.read_text() for path in (folder("migrations") / "versions").glob("*.py")]
+    found = {name: {match[1] for text in texts for match in _REVISION[name].finditer(text)} for name in _REVISION}
+    return found["revision"] - found["down_revision"]
 
 
 def check_schema() -> None:
     """Raise `SetupError` unless the database is at this release's schema."""
+    from alembic.script import ScriptDirectory
+
     at, wanted = heads()
     if at == wanted:
         return
@@ -75,6 +92,9 @@ def check_schema() -> None:
 
 def upgrade() -> None:
     """Run the migrations that are missing."""
+    from alembic import command
+    from alembic.util import CommandError
+
     current_settings().make_data_dir()
     try:
         try:
@@ -117,6 +137,10 @@ def make_revision(text: str) -> Path:
 
     `SetupError` where migrations cannot be added: in an installed wheel, or below a directory that is not writable.
     """
+    from alembic import command
+    from alembic.script import Script
+    from alembic.util import CommandError
+
     config = _config()
     if "_bundled" in folder("migrations").parts:
         raise SetupError("Migrations are made in a checkout: this is an installed release.")

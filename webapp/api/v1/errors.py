@@ -29,6 +29,9 @@ _SERVED = "POST /v1/chat/completions, /v1/messages, /v1/messages/count_tokens, /
 _WORDS = {
     "too_large": "The body is larger than this installation takes: send less at once, such as smaller or fewer pictures.",
     "method_not_allowed": "This address does not take that method.",
+    "unsupported_media_type": "Send the body as JSON, with the header Content-Type: application/json.",
+    "request_timeout": "The body did not arrive in time. Send the call again.",
+    "length_required": "The call does not say how long its body is: send the header Content-Length.",
 }
 
 
@@ -52,7 +55,8 @@ def answer(failure: Failure) -> Response:
         headers["request-id"] = g.get("api_call_id", "")
     if failure.retry_after_s is not None:
         headers["Retry-After"] = str(failure.retry_after_s)
-    if failure.status in (409, 429) or failure.status >= 500:
+    known = failure.status == 409 or failure.retry_after_s is not None or failure.type == "insufficient_quota"
+    if (known and failure.status in (409, 429)) or failure.status >= 500:
         # OpenAI's and Anthropic's own libraries go by this header before the status.
         again = failure.retry_after_s is not None and failure.retry_after_s <= _LONG_WAIT_S
         headers["x-should-retry"] = "true" if again else "false"
