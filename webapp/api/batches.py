@@ -87,6 +87,7 @@ def upload_batch(raw: BatchFile) -> Response:  # noqa: ARG001
 
 _FORM: dict[str, Any] = {
     "type": "object",
+    "additionalProperties": False,
     "required": ["file"],
     "properties": {name: {"type": "string"} for name in _FIELDS} | {"file": {"type": "string", "format": "binary"}},
 }

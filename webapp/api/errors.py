@@ -50,13 +50,13 @@ class ErrorPath(ApiModel):
 class ErrorsQuery(PageQuery):
     """Which errors. At most 5,000 are looked at for a page: it may be short, or empty, and still have a `next_cursor`."""
 
-    kind: str = Field("", max_length=40)
+    kind: Text = Field("", max_length=40)
     resolved: bool | None = Field(None, description="Only those that are resolved, or only those that are not.")
     person_id: uuid.UUID | None = None
     request_id: uuid.UUID | None = None
     created_from: Moment | None = Field(None, description="Not before this moment.")
     created_to: Moment | None = Field(None, description="Before this moment.")
-    q: str = Field("", max_length=200, description="A part of the message.")
+    q: Text = Field("", max_length=200, description="A part of the message.")
 
 
 class ErrorResolution(ApiModel):

@@ -39,7 +39,10 @@ class GenerationCreate(ApiModel):
     )
     urgent: Flag = Field(False, description="Moves it forward in the queue, where the plan includes that.")
     allocation: Whole | None = Field(
-        None, description=f"Credits that it may cost: {ALLOCATION_MIN} to {ALLOCATION_MAX}; without it, the usual number."
+        None,
+        ge=ALLOCATION_MIN,
+        le=ALLOCATION_MAX,
+        description=f"Credits that it may cost: {ALLOCATION_MIN} to {ALLOCATION_MAX}; without it, the usual number.",
     )
 
 

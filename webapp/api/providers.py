@@ -14,6 +14,7 @@ from webapp.api.providers_models import (
     ProviderCircuit,
     ProviderHealth,
     ProviderItem,
+    ProviderLimits,
     ProviderList,
     ProviderListed,
     ProviderListedModel,
@@ -106,7 +107,19 @@ def change_provider(path: ProviderPath, body: ProviderChange) -> Response:
         prices={model: None if price is None else _override(model, price.model_dump()) for model, price in body.prices.items()},
         peak_hours=body.peak_hours,
     )
-    return answer(_settings(providers.change(path.name, wanted, access.caller().actor.name)))
+    try:
+        return answer(_settings(providers.change(path.name, wanted, access.caller().actor.name)))
+    except BadInput as exc:
+        raise BadInput(_member(exc.field, body), exc.message) from exc
+
+
+def _member(field: str, body: ProviderChange) -> str:
+    """Where in a body it stands what a service calls by the name of a variable, of a limit, or by `price` and a model."""
+    if field in body.values:
+        return f"values.{field}"
+    if field == "price" or field.startswith("price "):
+        return "prices" + field.removeprefix("price").replace(" ", ".", 1)
+    return f"limits.{field}" if field in ProviderLimits.model_fields else field
 
 
 @blueprint.post("/providers/<name>/test", summary="Test a provider", responses={200: ProviderTested})

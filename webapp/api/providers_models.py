@@ -246,7 +246,7 @@ class ProviderListed(ApiModel):
 class ProviderPath(ApiModel):
     """The address of a provider."""
 
-    name: str = Field(max_length=40)
+    name: Text = Field(max_length=40)
 
 
 class ProvidersQuery(ApiModel):

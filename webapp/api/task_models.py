@@ -107,7 +107,10 @@ class TaskCreate(ApiModel):
     )
     urgent: Flag = Field(False, description="Moves it forward in the queue, where the plan includes that.")
     allocation: Whole | None = Field(
-        None, description=f"Credits that it may cost: {ALLOCATION_MIN} to {ALLOCATION_MAX}; without it, the usual number."
+        None,
+        ge=ALLOCATION_MIN,
+        le=ALLOCATION_MAX,
+        description=f"Credits that it may cost: {ALLOCATION_MIN} to {ALLOCATION_MAX}; without it, the usual number.",
     )
     may_wait: Flag = Field(False, description="May wait for its vendor's cheaper hours.")
     template_id: uuid.UUID | None = Field(None, description="A template of which the prompt is made.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -27,6 +28,7 @@ from webapp.api.templates_models import (
     TemplateVersionItem,
     TemplateVersionPage,
 )
+from webapp.contracts.errors import BadInput
 from webapp.pipeline import parameters
 from webapp.pipeline.admit import admit
 from webapp.pipeline.intake import Intake, Outcome
@@ -52,7 +54,7 @@ def list_templates(query: TemplatesQuery) -> Response:
 @access.opens("write")
 def create_template(body: TemplateDraft) -> Response:
     """Make a template, at version 1."""
-    parameters.check(body.parameters)
+    _check(body.parameters)
     values = body.model_dump() | {"variables": _variables(body.variables)}
     made = template_changes.create(viewer(), template_changes.Draft(**values))
     return _detail(made, 201, {"Location": f"/api/templates/{made.line.id}"})
@@ -69,7 +71,7 @@ def read_template(path: TemplatePath) -> Response:
 @access.opens("write")
 def change_template(path: TemplatePath, body: TemplateChange) -> Response:
     """Each change makes a version; requests made with an older one keep it. 409 if somebody else changed it meanwhile."""
-    parameters.check(body.parameters or {})
+    _check(body.parameters or {})
     values = body.model_dump(exclude={"version", "variables"})
     variables = None if body.variables is None else _variables(body.variables)
     wanted = template_changes.Change(**values, variables=variables)
@@ -148,6 +150,13 @@ def _number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise ValueError(text)
     return int(text)
+
+
+def _check(given: Mapping[str, Any]) -> None:
+    try:
+        parameters.check(given)
+    except BadInput as exc:
+        raise BadInput(f"parameters.{exc.field}", exc.message) from exc
 
 
 def viewer() -> Viewer:

@@ -196,10 +196,10 @@ class TemplatePath(ApiModel):
 class TemplatesQuery(PageQuery):
     """Which templates."""
 
-    q: str = Field("", max_length=100, description="A part of the name or the description.")
+    q: Text = Field("", max_length=100, description="A part of the name or the description.")
     scope: Scope | None = None
-    category: str = Field("", max_length=40)
-    operation: str = Field("", max_length=40)
+    category: Text = Field("", max_length=40)
+    operation: Text = Field("", max_length=40)
     person_id: uuid.UUID | None = Field(None, description="Made by this person; administrators see their personal ones, too.")
     organization_id: uuid.UUID | None = Field(None, description="Made in this organization.")
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from webapp.api.base import PAGE, PAGE_MAX, ApiModel, page_of
+from webapp.api.base import PAGE, PAGE_MAX, ApiModel, Text, page_of
 from webapp.contracts.limits import Dimension, Window
 from webapp.quota.usage import Line, Whose
 from webapp.services.plans import PlanView
@@ -137,7 +137,7 @@ class UsageOfMember(ApiModel):
 class UsageOrganizationQuery(ApiModel):
     """Which page of the organization's people."""
 
-    cursor: str | None = Field(None, max_length=500, description="`next_cursor` of the page before.")
+    cursor: Text | None = Field(None, max_length=500, description="`next_cursor` of the page before.")
     limit: int = Field(PAGE, ge=1, le=PAGE_MAX, description="How many people to return at most.")
 
 

@@ -9,6 +9,7 @@ import ipaddress
 import logging
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import sys
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 BACKLOG = 2048
 """Connections that wait in the kernel until the web server takes them."""
+
+CONNECTIONS = 16_384
+"""The most that one process of the web server holds."""
 
 CRON_GRACE_S = 5
 _MARGIN_S = 5
@@ -153,7 +157,7 @@ def serve(settings: Settings, address: str, factory: str = "webapp:create_app") 
         interface=Interfaces.WSGI,
         workers=settings.web_processes,
         blocking_threads=settings.web_threads,
-        backpressure=2 * settings.web_threads,
+        backpressure=_connections(),
         backlog=BACKLOG,
         http=HTTPModes.http1,
         websockets=False,
@@ -168,6 +172,18 @@ def serve(settings: Settings, address: str, factory: str = "webapp:create_app") 
     finally:
         if fault.value:
             os._exit(2)  # not the code 1 that the server ends with: this one says that trying again is useless
+
+
+def _connections() -> int:
+    """How many connections each process of the server holds. Idle ones count, too: with few, a crowd that only keeps its
+    connections open would keep everybody else out. Half of the files that a process may open, of which it may have more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, 2 * CONNECTIONS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return CONNECTIONS if soft == resource.RLIM_INFINITY else max(256, min(CONNECTIONS, soft // 2))
 
 
 def _knows_better(record: logging.LogRecord) -> bool:
