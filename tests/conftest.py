@@ -23,6 +23,7 @@ from tests.fakes.openai import FakeOpenAI
 from tests.fakes.twilio import FakeTwilio
 from webapp import create_app
 from webapp.extensions import db
+from webapp.routing import guard
 from webapp.services import setup
 from webapp.settings import Settings, read_settings
 
@@ -178,6 +179,9 @@ def make_settings(folder: Path, redis_url: str, **values: Any) -> Settings:
 def make_app(tmp_path: Path, redis_url: str, database_url: str) -> Iterator[Callable[..., Flask]]:
     """Makes applications on this test's database and Redis; settings by name."""
     made: list[Flask] = []
+    # The guard of the process never forgets what one test's installation allowed; the next test is another's.
+    allowed = guard.current()
+    known = allowed._hosts, allowed._networks
 
     def make(**values: Any) -> Flask:
         given = {"redis_url": redis_url, "database_url": database_url} | values
@@ -187,6 +191,7 @@ def make_app(tmp_path: Path, redis_url: str, database_url: str) -> Iterator[Call
         return app
 
     yield make
+    allowed._hosts, allowed._networks = known
     for app in made:
         with app.app_context():
             db.session.remove()

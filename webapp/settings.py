@@ -66,8 +66,9 @@ class Settings(WorkSettings):
     allow_outbound: str = Field(
         "",
         alias="SWITCHHOOK_ALLOW_OUTBOUND",
-        description="Internal addresses that vendors' URLs may lead to although they were not named in the environment: "
-        "networks (10.0.0.0/8), addresses, hosts or host:port, separated by commas.",
+        description="Internal addresses that URLs typed into pages may lead to: those of vendors, unless named in the "
+        "environment, and those of outgoing webhooks. Networks (10.0.0.0/8), addresses, hosts or host:port, separated by "
+        "commas.",
     )
     plugins_dir: Path | None = Field(
         None,

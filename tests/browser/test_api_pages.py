@@ -10,6 +10,8 @@ from playwright.sync_api import BrowserContext, Page, expect
 from tests.browser.conftest import Live, Watched
 from tests.browser.test_look import DESK, HAND, faults, too_wide
 from tests.integration.web_support import ADMIN, ALICE, PASSWORD
+from webapp.services import organizations
+from webapp.services.organizations import Actor
 
 
 @pytest.mark.parametrize(("size", "scheme"), [(DESK, "light"), (HAND, "dark")], ids=["desk", "hand"])
@@ -45,6 +47,34 @@ def test_tokens_and_reference_are_accessible_and_fit(
     page.locator("#create_token").wait_for()
     look("found")
     assert {name: found for name, found in seen.items() if found != ([], 0)} == {}
+
+
+def test_a_double_click_makes_one_and_shows_its_secret(
+    live: Live, signed_in: Callable[..., Page], page: Page, quiet: Watched
+) -> None:
+    signed_in(ADMIN)
+    page.goto(f"{live.address}/settings/tokens")
+    page.get_by_label("What it is for").fill("Nightly report")
+    page.get_by_role("button", name="Make the token").dblclick()
+    expect(page.get_by_label("Token “Nightly report”")).to_be_focused()
+    expect(page.locator("#tokens > li")).to_have_count(1)
+
+    with live.app.app_context():
+        weavers = organizations.create(Actor.operator("a test"), "Weavers").id
+    page.goto(f"{live.address}/organization/{weavers}/webhooks")
+    page.get_by_label("Address").fill("https://nowhere.invalid/hook")
+    page.get_by_role("button", name="Add", exact=True).dblclick()
+    expect(page.get_by_label("Signing secret")).to_be_visible()
+    expect(page.locator("#log")).to_contain_text("Nothing was sent yet")
+    page.get_by_role("button", name="Send a test message").click()
+    expect(page.locator("#tested")).to_contain_text("did not arrive")
+    expect(page.locator("#log li[id^=delivery]")).to_have_count(1)
+    expect(page.locator("#log")).not_to_contain_text("Nothing was sent yet")
+    page.get_by_text("Renew the secret…").click()
+    page.get_by_role("button", name="Yes, renew it").dblclick()
+    expect(page.get_by_text("The secret was renewed.")).to_be_visible()
+    page.goto(f"{live.address}/organization/{weavers}/webhooks")
+    expect(page.locator(".shelf li")).to_have_count(1)
 
 
 def test_a_token_is_made_and_ended_without_scripts(live: Live, new_context: Callable[..., BrowserContext]) -> None:

@@ -10,8 +10,9 @@ from playwright.sync_api import Page
 from tests.browser.conftest import Live, Watched
 from tests.browser.test_look import DESK, HAND, faults, too_wide
 from tests.integration.web_support import ADMIN, ALICE
+from webapp.extensions import writing_session
 from webapp.models import PersonRole
-from webapp.services import memberships, organizations
+from webapp.services import memberships, organizations, people
 from webapp.services.organizations import Actor
 
 
@@ -26,12 +27,21 @@ def test_every_page_is_accessible_and_fits(
         weavers = organizations.create(Actor.operator("a test"), "The Worshipful Company of Weavers of the whole valley").id
         for who, role in ((ALICE, PersonRole.ADMIN), (ADMIN, PersonRole.MANAGER)):
             memberships.add(Actor.operator("a test"), weavers, who, role)
+        with writing_session() as session:
+            alice = people.find(session, ALICE)
+            people.make_token(
+                session, alice, "A nightly report of all that the looms have done", ["chat", "read"], 90, "a test"
+            )
+        tokens = f"/members/{alice.id}/tokens"
     page.goto(f"{live.address}/organization/{weavers}")
     page.get_by_role("button", name="Work in The Worshipful").last.click()
     page.get_by_text("You are working in The Worshipful").wait_for()
     seen = {}
-    for path in ("", "/members", "/invitations", "/providers", "/providers/openai", "/settings"):
+    for path in ("", "/members", tokens, "/invitations", "/providers", "/providers/openai", "/settings"):
         page.goto(f"{live.address}/organization/{weavers}{path}")
+        if path == tokens:
+            page.get_by_text("Revoke…").click()
+            page.get_by_role("button", name="Yes, revoke it").wait_for()
         seen[path] = (faults(page), too_wide(page))
     page.goto(f"{live.address}/organization/{weavers}/invitations")
     page.get_by_label("E-mail or phone number").fill("new@example.com")

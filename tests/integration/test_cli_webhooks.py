@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 
 import pytest
+from sqlalchemy import text
 
 from tests.fakes.receiver import FakeReceiver
 from tests.fakes.server import Fault
@@ -27,6 +28,13 @@ def test_a_webhook_is_added_listed_tested_and_removed(operator: Operator, monkey
         (shown,) = operator.json("webhook", "list", "Weavers")
         assert (shown["events"], shown["state"]) == (["quota.warning"], "on")
         assert "Till" in operator.ok("webhook", "list", "Weavers")
+        operator.ok("org", "create", "Dyers")
+        operator.ok("webhook", "add", "Dyers", receiver.hook)
+        assert [each["organization"] for each in operator.json("webhook", "list")] == ["Dyers", "Weavers"]
+        with operator.database() as connection:
+            connection.execute(text("UPDATE webhook_endpoint SET failing_since = created_at WHERE description = 'Till'"))
+        first = operator.json("webhook", "list", "--limit", "1")
+        assert [(each["organization"], each["state"]) for each in first] == [("Weavers", "failing")]
         assert "answered 204" in operator.ok("webhook", "test", shown["id"])
         receiver.faults.append(Fault(status=500, body=b"oh no"))
         failed = operator("webhook", "test", shown["id"])

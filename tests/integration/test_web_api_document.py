@@ -157,6 +157,23 @@ def test_the_root_leads_on(site: Site) -> None:
         assert {"name", "description", "operations"} <= set(listed["areas"][0])
 
 
+def test_the_page_counts_for_strangers_is_kept_for_a_few_and_has_a_tag(make_app: Callable[..., Flask]) -> None:
+    site = Site(make_app(throttle_anonymous_per_h=16))
+    site.add(ALICE)
+    client = site.app.test_client()
+    first = client.get("/api/docs?q=token")
+    again = site.app.test_client().get("/api/docs?q=token", headers={"If-None-Match": first.headers["ETag"]})
+    assert (again.status_code, again.data) == (304, b"")
+    assert client.get("/api/docs?q=user").headers["ETag"] != first.headers["ETag"]
+    for number in range(12):
+        page = client.get("/api/docs?q=queue", headers={"Host": f"host{number}.example.com"})
+        assert f"http://host{number}.example.com/api/queue" in page.text
+    assert len(site.app.extensions[document._PAGES]) == document._PAGES_KEPT
+    assert [client.get("/api/docs").status_code for _ in range(2)] == [200, 429]
+    mine = site.browser(ALICE).get("/api/docs")
+    assert (mine.status_code, mine.headers["Cache-Control"], "ETag" in mine.headers) == (200, "no-store", False)
+
+
 def test_the_page_shows_and_finds_operations(site: Site) -> None:
     client = site.app.test_client()
     page = client.get("/api/docs")

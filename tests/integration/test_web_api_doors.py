@@ -17,6 +17,7 @@ from werkzeug.test import TestResponse
 
 from tests.integration.api_support import Probe, bearer, last_use, token_for
 from tests.integration.web_support import ALICE, BOB, Site, token
+from webapp.api import base
 from webapp.extensions import reading, writing, writing_session
 from webapp.logs import MaskingFormatter
 from webapp.models import ApiAnswer, ApiToken, AuditEntry, Membership, Organization, Person, PersonRole
@@ -140,7 +141,9 @@ def test_the_last_use_is_written_once_a_minute_and_after_the_answer(site: Site) 
 
 def test_a_session_changes_things_only_with_its_csrf_token(site: Site) -> None:
     browser = site.browser(ALICE)
-    assert problem(browser.client.post("/api/probe", json=GOOD)) == (400, "csrf")
+    refused = browser.client.post("/api/probe", json=GOOD)
+    assert problem(refused) == (400, "csrf")
+    assert "X-CSRFToken" in refused.json["detail"]
     given = token(browser.get("/settings"))
     assert browser.client.post("/api/probe", json=GOOD, headers={"X-CSRFToken": given}).status_code == 201
     # A wrong token is not made good by the session.
@@ -149,7 +152,8 @@ def test_a_session_changes_things_only_with_its_csrf_token(site: Site) -> None:
 
 
 # -- bodies --------------------------------------------------------------------------------------------------------------
-def test_bodies_are_read_strictly(make_app: Callable[..., Flask]) -> None:
+def test_bodies_are_read_strictly(make_app: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "_LARGE", ("/api/probe",))
     site = site_with(make_app, api_body_max_mb=2)
     client = site.app.test_client()
     signed = bearer(token_for(site.app, ALICE))
@@ -313,9 +317,8 @@ def test_pages_of_other_sites_call_only_where_the_operator_allows_it(make_app: C
     response = client.get("/api/queue", headers={"Origin": "https://app.example.com"})
     assert response.status_code == 401
     assert response.headers["Access-Control-Allow-Origin"] == "https://app.example.com"
-    assert {"X-Request-Id", "Location", "RateLimit-Remaining"} <= set(
-        response.headers["Access-Control-Expose-Headers"].split(", ")
-    )
+    shown = {"X-Request-Id", "Location", "RateLimit-Remaining", "X-Switchhook-Request", "X-RateLimit-Reset-Tokens"}
+    assert shown <= set(response.headers["Access-Control-Expose-Headers"].split(", "))
     assert "Access-Control-Allow-Credentials" not in response.headers
     for headers in ({}, {"Origin": "https://app.example.com"}):
         assert "Origin" in client.get("/api/queue", headers=headers).headers["Vary"]
@@ -396,7 +399,7 @@ def test_a_repeated_call_gets_the_first_answer(site: Site) -> None:
         return client.post(f"/api/probe{query}", json=body, headers=bearer(who, Idempotency_Key=key))
 
     first = call()
-    again = call(who=token_for(site.app, ALICE))
+    again = call()
     assert (first.status_code, again.status_code, counts.calls) == (201, 201, 1)
     assert (again.data, again.headers["Location"], again.mimetype) == (first.data, first.headers["Location"], first.mimetype)
     assert "Idempotent-Replayed" not in first.headers
@@ -405,6 +408,9 @@ def test_a_repeated_call_gets_the_first_answer(site: Site) -> None:
     assert again.headers["X-Request-Id"] != first.headers["X-Request-Id"]
     for other in (call(body={"text": "other"}), call(query="?a=1")):
         assert problem(other) == (422, "idempotency_key_reused")
+    # What one token was answered is not for another one of the same person, which may open less.
+    for less in (token_for(site.app, ALICE, "write"), token_for(site.app, ALICE)):
+        assert problem(call(who=less)) == (422, "idempotency_key_reused")
     assert call(who=bob).get_json() == {"made": 2}
     assert client.post("/api/probe", json=GOOD, headers=bearer(alice)).get_json() == {"made": 3}
     for wrong in ("", "x" * 256, "a b", "ä"):
@@ -440,7 +446,8 @@ def test_refusals_are_kept_and_what_may_be_tried_again_is_not(site: Site) -> Non
     assert call("fresh").status_code == 201
 
 
-def test_a_streamed_answer_is_kept_when_it_has_ended(site: Site) -> None:
+def test_a_streamed_answer_is_kept_when_it_has_ended(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "_LARGE", ("/api/probe",))
     client, counts = site.app.test_client(), probe(site)
     counts.how = "stream"
     signed = token_for(site.app, ALICE)

@@ -17,6 +17,7 @@ from werkzeug.test import TestResponse
 from tests.integration.api_support import bearer, token_for
 from tests.integration.test_web_stream import parse, text_of
 from tests.integration.web_support import ADMIN, ALICE, BOB, Site
+from webapp.api.base import make_cursor
 from webapp.extensions import db, reading, writing_session
 from webapp.models import Attachment, AuditEntry, Membership, Person, PersonRole, Request
 from webapp.pipeline import stream
@@ -360,6 +361,9 @@ def test_a_conversation_goes_on_is_listed_named_and_closed(site: Site) -> None:
 
     listed = alice.get("/api/conversations?total=true").json
     assert ([item["id"] for item in listed["items"]], listed["total"]) == ([other, first["conversation_id"]], 2)
+    for moment in ("0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "2027-01-04", "yesterday"):
+        forged = alice.get(f"/api/conversations?cursor={make_cursor(moment, uuid.uuid4())}")
+        assert forged.status_code == (200 if moment[:4] == "2027" else 422), (moment, forged.text)
     one = alice.get("/api/conversations?limit=1").json
     two = alice.get(f"/api/conversations?limit=1&cursor={one['next_cursor']}").json
     assert ([two["items"][0]["id"]], two["next_cursor"]) == ([first["conversation_id"]], None)

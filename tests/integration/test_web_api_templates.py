@@ -253,6 +253,7 @@ def test_a_template_that_cannot_be_is_refused_by_its_field(town: Town) -> None:
     for change, field in (
         ({"name": ""}, "name"),
         ({"name": " \n"}, "name"),
+        ({"name": "\u202e\u200b"}, "name"),
         ({"name": "x" * 121}, "name"),
         ({"text": ""}, "text"),
         ({"text": " "}, "text"),
@@ -275,8 +276,8 @@ def test_a_template_that_cannot_be_is_refused_by_its_field(town: Town) -> None:
         ({"category": "Not A Word"}, "category"),
         ({"operation": "nothing.such"}, "operation"),
         ({"scope": "world"}, "scope"),
-        ({"parameters": {"nothing": 1}}, "nothing"),
-        ({"parameters": {"model": "../../x y"}}, "model"),
+        ({"parameters": {"nothing": 1}}, "parameters.nothing"),
+        ({"parameters": {"model": "../../x y"}}, "parameters.model"),
     ):
         for answer in (
             town.alice.post(HOME, draft() | change),

@@ -25,7 +25,7 @@ from tests.integration.people_api_support import (
 from tests.integration.web_support import ADMIN, token
 from tests.support import add_person
 from webapp.extensions import now
-from webapp.models import AuditEntry, Delivery, Organization, Person, PlanChange, Request
+from webapp.models import AuditEntry, Delivery, Membership, Organization, Person, PlanChange, Request
 from webapp.services import people
 
 WHO = f"/users/{quote(ALICE_PHONE)}"
@@ -173,14 +173,11 @@ def test_a_profile_tells_what_became_of_a_persons_requests(world: World) -> None
 # -- registering -----------------------------------------------------------------------------------------------------
 def test_managers_register_into_their_organization_and_administrators_anywhere(world: World) -> None:
     mary, admin = world.api(MARY), world.api(ADMIN)
-    new = {"phone": "+15005550011", "email": "New@Example.com", "full_name": "New Person", "time_zone": "Europe/Berlin"}
-    made = mary.post("/users", new | {"password": "four plain words here"})
+    made = mary.post("/users", {"email": "New@Example.com", "full_name": "New Person", "time_zone": "Europe/Berlin"})
     user = ok(made, 201)
-    assert (user["email"], user["phones"], user["time_zone"]) == ("new@example.com", ["+15005550011"], "Europe/Berlin")
+    assert (user["email"], user["phones"], user["time_zone"]) == ("new@example.com", [], "Europe/Berlin")
     assert (user["role"], user["plan"], user["organization_id"]) == ("member", "free", str(world.home))
     assert made.headers["Location"] == f"/api/users/{user['id']}"
-    with world.app.app_context():
-        assert people.sign_in("new@example.com", "four plain words here") is not None
     entry = world.all(AuditEntry)[-1]
     assert (entry.action, entry.actor_id, entry.organization_id) == ("person.create", world.ids[MARY], world.home)
     there = ok(
@@ -188,9 +185,35 @@ def test_managers_register_into_their_organization_and_administrators_anywhere(w
     )
     assert (there["organization_id"], there["plan"]) == (str(world.other), "business")
     assert "b@example.com" in emails(world.api(OTTO).pages("/users"))
+    assert ok(mary.post("/users", {"phone": "+15005550013"}), 201)["phones"] == ["+15005550013"]
     for caller, status in ((world.api(ALICE), 403), (world.api(MARY, "write"), 403), (world.api(), 401)):
         for path in ("/users", "/users/register"):
             refused(caller.post(path, {"email": "c@example.com"}), status)
+
+
+def test_a_manager_cannot_sign_in_as_whoever_writes_from_a_number(world: World) -> None:
+    world.put(Membership, Membership.person_id == world.ids[MARY], role="admin")
+    trap = {"phone": "+15005550011", "email": "mine@example.com", "password": "four plain words here"}
+    for caller in (world.api(MARY), world.api(OTTO)):
+        for path in ("/users", "/users/register"):
+            for body, field in (
+                (trap, "password"),
+                ({"phone": "+15005550011", "password": "four plain words here"}, "password"),
+                ({"email": "mine@example.com", "password": "four plain words here"}, "password"),
+                ({"phone": "+15005550011", "email": "mine@example.com"}, "email"),
+            ):
+                said = refused(caller.post(path, body), 422, field)["detail"]
+                assert "dministrators of the installation alone" in said or field == "email", said
+    assert len(world.all(Person)) == 6
+    refused(world.api(ADMIN).post("/users", {"phone": "+15005550011", "password": "four plain words here"}), 422, "password")
+    # By the number alone nobody can sign in, and the manager cannot add to it later.
+    made = ok(world.api(MARY).post("/users", {"phone": "+15005550011"}), 201)
+    for change in ({"email": "mine@example.com"}, {"full_name": "Mine"}):
+        refused(world.api(MARY).patch(f"/users/{made['id']}", change), 403)
+    admin = ok(world.api(ADMIN).post("/users", trap | {"phone": "+15005550014"}), 201)
+    assert (admin["email"], admin["phones"]) == ("mine@example.com", ["+15005550014"])
+    with world.app.app_context():
+        assert people.sign_in("mine@example.com", "four plain words here") is not None
 
 
 def test_registering_the_same_twice_with_one_key_makes_one_person(world: World) -> None:
@@ -232,7 +255,7 @@ def test_whoever_cannot_be_registered_is_refused_by_field(world: World) -> None:
 # -- changing --------------------------------------------------------------------------------------------------------
 def test_people_change_of_themselves_what_is_their_own_affair(world: World) -> None:
     alice = world.api(ALICE, "write", "read")
-    changed = ok(alice.patch("/users/me", {"full_name": " Alice B. ", "preferences": {"a": [1, {"b": None}]}}))
+    changed = ok(alice.patch("/users/me", {"full_name": " Alice \u202eB. ", "preferences": {"a": [1, {"b": None}]}}))
     assert (changed["full_name"], changed["preferences"]) == ("Alice B.", {"a": [1, {"b": None}]})
     assert ok(alice.patch(WHO, {"time_zone": "Asia/Tokyo"}))["time_zone"] == "Asia/Tokyo"
     assert ok(alice.patch(WHO, {"time_zone": None}))["time_zone"] is None

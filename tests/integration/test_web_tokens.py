@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from flask import Flask
 from sqlalchemy import select
 from werkzeug.test import TestResponse
 
-from tests.integration.web_support import ALICE, BOB, HTMX, Site
+from tests.integration.web_support import ALICE, BOB, HTMX, Site, token
 from webapp.extensions import reading
 from webapp.models import ApiToken, AuditEntry
 from webapp.services import memberships, organizations, personal_tokens
@@ -92,6 +93,32 @@ def test_what_is_wrong_is_said_beside_its_field_and_nothing_is_lost(site: Site) 
     offered = site.admin().get(PAGE).text
     assert 'id="scope-admin"' in offered
     assert 'id="scope-sms"' in offered
+
+
+def test_a_form_that_is_sent_again_makes_no_second_token(site: Site) -> None:
+    browser = site.browser(ALICE)
+    page = browser.get(PAGE).text
+    found = re.search(r'name="once" value="([^"]+)"', page)
+    assert found, page
+    form = {"csrf_token": token(browser.get(PAGE)), "once": found[1]}
+    assert browser.client.post(PAGE, data=form | GOOD | {"name": " "}).status_code == 422, "what was refused may be mended"
+    with ThreadPoolExecutor(2) as pool:
+        clients = [site.browser(ALICE).client, browser.client]
+        given = [(client, {**form, **GOOD, "csrf_token": token(client.get(PAGE))}) for client in clients]
+        answers = list(pool.map(lambda each: each[0].post(PAGE, data=each[1]), given))
+    assert sorted(answer.status_code for answer in answers) == [200, 303]
+    [clear] = [clear_in(answer) for answer in answers if answer.status_code == 200]
+    again = browser.post(PAGE, form | GOOD, follow_redirects=True)
+    assert "This token was made already, and no second one" in again.text
+    assert clear not in again.text
+    assert len(stored(site)) == 1
+    clear_in(browser.post(PAGE, form | GOOD | {"name": "Another"}))
+    assert len(stored(site)) == 2
+
+
+def test_hidden_characters_do_not_get_into_a_tokens_name(site: Site) -> None:
+    clear_in(site.browser(ALICE).post(PAGE, GOOD | {"name": "Night\u202etropeR\u2066 \u200bx"}))
+    assert stored(site)[0].name == "NighttropeR x"
 
 
 def test_a_token_works_in_the_organization_that_was_chosen(site: Site) -> None:

@@ -78,7 +78,7 @@ def test_a_webhook_is_added_tested_renewed_switched_and_removed(town: Town, rece
     assert "Webhook(os.environ" in unescape(empty)
     refused = boss.post(town.place, {"url": "http://10.0.0.1/x", "description": "CRM <b>"})
     assert refused.status_code == 422
-    assert "internal address" in refused.text
+    assert "is an internal address: if it is meant, ask the operator to allow it" in refused.text
     assert "CRM &lt;b&gt;" in refused.text
     added = boss.post(town.place, {"url": receiver.hook, "description": "CRM <b>", "events": "quota.warning"})
     receiver.secrets.append(secret_of(added.text))
@@ -108,6 +108,35 @@ def test_a_webhook_is_added_tested_renewed_switched_and_removed(town: Town, rece
     seen = {"seen": hidden(boss.get(here), "seen")}
     assert "The webhook was removed." in boss.post(f"{here}/remove", seen, follow_redirects=True).text
     assert boss.get(here).status_code == 404
+
+
+def test_forms_that_are_sent_again_make_no_second_webhook_and_no_third_secret(town: Town, receiver: FakeReceiver) -> None:
+    boss = town.browser(BOSS)
+    once = re.search(r'name="once" value="([^"]+)"', boss.get(town.place).text)
+    assert once
+    form = {"url": receiver.hook, "once": once[1]}
+    assert boss.post(town.place, form | {"url": "nonsense"}).status_code == 422
+    first = secret_of(boss.post(town.place, form).text)
+    again = boss.post(town.place, form, follow_redirects=True)
+    assert "This webhook was added already, and no second one" in again.text
+    assert first not in again.text
+    here = town.endpoint()
+
+    page = boss.get(here)
+    assert 'id="drop"' not in page.text
+    seen = {"seen": hidden(page, "seen")}
+    renewed = boss.post(f"{here}/rotate", seen)
+    receiver.secrets += [first, secret_of(renewed.text)]
+    reloaded = boss.post(f"{here}/rotate", seen)
+    assert (reloaded.status_code, "Nothing was renewed" in reloaded.text) == (409, True)
+    seen = {"seen": hidden(renewed, "seen")}
+    unsure = boss.post(f"{here}/rotate", seen)
+    assert (unsure.status_code, 'id="fault-drop"' in unsure.text) == (422, True)
+    tested = boss.post(f"{here}/test", headers=HTMX).text
+    assert "arrived" in tested, "the first secret still signs"
+    assert tested.count('<div id="log" hx-swap-oob="true">') == 1
+    assert tested.count('id="delivery-') == 1
+    assert secret_of(boss.post(f"{here}/rotate", seen | {"drop": "yes"}).text) not in receiver.secrets
 
 
 def test_the_log_is_paged_and_a_message_is_sent_again(town: Town, receiver: FakeReceiver) -> None:

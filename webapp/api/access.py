@@ -28,12 +28,14 @@ _SAFE = ("GET", "HEAD", "OPTIONS")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls, and where they work: in the token's organization, or in the one they chose. `role` is theirs there; that of
-    an administrator of the installation is ADMIN everywhere."""
+    """Who calls, and where they work: in the token's organization, or in the one they chose. `role` is theirs there, and ADMIN
+    everywhere for an administrator of the installation; whether they are one says `house` alone, for organizations have
+    administrators of their own."""
 
     id: uuid.UUID
     organization_id: uuid.UUID
     role: PersonRole
+    house: bool
     scopes: frozenset[str]
     token_id: uuid.UUID | None = None
 
@@ -45,7 +47,7 @@ class Caller:
     @property
     def is_admin(self) -> bool:
         """Whether they act as an administrator of the installation: the person is one, and the token may."""
-        return self.role == PersonRole.ADMIN and "admin" in self.scopes
+        return self.house and "admin" in self.scopes
 
     @property
     def is_manager(self) -> bool:
@@ -121,13 +123,14 @@ def _identified() -> Caller | None:
             raise Unauthorized(_HOW)
         if known.use_due:
             _note_use(known.token_id)
-        return Caller(known.person_id, known.organization_id, known.role, known.scopes, known.token_id)
+        return Caller(known.person_id, known.organization_id, known.role, known.house, known.scopes, known.token_id)
     if not current_user.is_authenticated:
         return None
     if request.method not in _SAFE:
         csrf.protect()
     person = cast(Person, current_user._get_current_object())
-    return Caller(person.id, person.organization_id, tokens.role_in(person, person.organization_id), EVERYTHING)
+    role = tokens.role_in(person, person.organization_id)
+    return Caller(person.id, person.organization_id, role, person.is_admin, EVERYTHING)
 
 
 def token_of_call() -> str | None:

@@ -14,12 +14,13 @@ from typing import Annotated, Any, TypeVar
 
 from flask import Request, Response, request
 from flask_openapi3 import APIBlueprint, Tag
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, StringConstraints, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, StringConstraints, create_model
 from werkzeug.exceptions import UnsupportedMediaType
 
 from webapp.api import access, problems
 from webapp.api.problems import BadJson, Problem
 from webapp.contracts.errors import BadInput
+from webapp.extensions import current_settings
 
 PAGE, PAGE_MAX = 20, 100
 
@@ -27,6 +28,7 @@ Text = Annotated[str, Strict(), StringConstraints(pattern=r"^[^\x00]*$")]
 """A text without NUL, which PostgreSQL does not store."""
 Whole = Annotated[int, Strict()]
 Flag = Annotated[bool, Strict()]
+_NUMBER = re.compile(r"[+-]?[0-9_]*\.?[0-9_]*(?:[eE][+-]?[0-9]+)?")
 
 
 def _aware(moment: datetime) -> datetime:
@@ -37,8 +39,21 @@ def _aware(moment: datetime) -> datetime:
         raise ValueError("there is no such moment in UTC") from None
 
 
-Moment = Annotated[datetime, AfterValidator(_aware)]
+def _written(moment: object) -> object:
+    # pydantic takes numbers, also in texts, for seconds since 1970.
+    if not isinstance(moment, datetime | str) or _NUMBER.fullmatch(str(moment).strip()):
+        raise ValueError("write the moment in ISO 8601, such as 2027-01-04T12:00:00Z")
+    return moment
+
+
+Moment = Annotated[datetime, BeforeValidator(_written), AfterValidator(_aware)]
 """A moment in ISO 8601; without a zone it is UTC."""
+
+
+def moment_of(text: str) -> datetime:
+    """A moment as a cursor holds it, aware and in UTC. `ValueError` for what is none."""
+    return _aware(datetime.fromisoformat(text))
+
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -62,7 +77,7 @@ class ApiModel(BaseModel):
 class PageQuery(ApiModel):
     """What every list takes."""
 
-    cursor: str | None = Field(
+    cursor: Text | None = Field(
         None, max_length=500, description="`next_cursor` of the page before; without it, the first page."
     )
     limit: int = Field(PAGE, ge=1, le=PAGE_MAX, description="How many to return at most.")
@@ -142,7 +157,7 @@ def make_cursor(*parts: object) -> str:
 
 
 def read_cursor(cursor: str | None, *kinds: Callable[[str], Any]) -> tuple[Any, ...] | None:
-    """The values in a cursor, each by its kind (`uuid.UUID`, `datetime.fromisoformat`, `str`, `int`); None without a cursor.
+    """The values in a cursor, each by its kind (`uuid.UUID`, `moment_of`, `str`, `int`); None without a cursor.
     `BadInput` for one that we did not make."""
     if cursor is None:
         return None
@@ -151,12 +166,25 @@ def read_cursor(cursor: str | None, *kinds: Callable[[str], Any]) -> tuple[Any, 
         if not isinstance(parts, list) or len(parts) != len(kinds) or not all(isinstance(part, str) for part in parts):
             raise ValueError
         return tuple(kind(part) for kind, part in zip(kinds, parts, strict=True))
-    except (ValueError, TypeError, RecursionError) as exc:
+    except (ValueError, TypeError, OverflowError, RecursionError) as exc:
         raise BadInput("cursor", "This is no cursor of this list: take `next_cursor` of an earlier page.") from exc
 
 
 # -- bodies ------------------------------------------------------------------------------------------------------------
 _DEEPEST = 64
+NAMES_MAX = 1_000
+"""Names of one object."""
+ITEMS_MAX = 10_000
+"""Items of one list, but for the rows of a batch."""
+VALUES_MAX = 100_000
+"""Values in a body, all in all. The bounds keep what a body costs before it is refused near a second of processor."""
+FEW_VALUES, BATCH_VALUES = 20_000, 500_000
+"""The same where neither pictures nor conversations are sent, and for the rows of batches, in which nothing is looked at."""
+SMALL_BODY = 1024 * 1024
+"""Bytes of a body where neither pictures nor batches nor conversations are sent."""
+_BATCHES = "/api/batches"
+_LARGE = ("/v1/", _BATCHES, "/api/tasks", "/api/generation", "/api/templates")
+_STRUCTURE = (b",", b"[", b"{")
 # What PostgreSQL and UTF-8 cannot hold, as JSON writes it: NUL, and halves of surrogate pairs (or whole ones).
 _SUSPECT = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 _LONE = re.compile("[\x00\ud800-\udfff]")
@@ -192,23 +220,50 @@ def read_json() -> Any:
         return None
     if not request.is_json:
         raise UnsupportedMediaType("Send the body as JSON, with the header Content-Type: application/json.")
-    return parse_json(raw)
+    if request.path.startswith(_BATCHES):
+        # One more is let in, for the refusal that knows what rows are.
+        return parse_json(raw, BATCH_VALUES, max(ITEMS_MAX, current_settings().batch_rows_max + 1))
+    return parse_json(raw, VALUES_MAX if takes_large(request.path) else FEW_VALUES)
 
 
-def parse_json(raw: bytes) -> Any:
+def takes_large(path: str) -> bool:
+    """Whether pictures, batches, templates or conversations are sent to a path of an API: all else fits in `SMALL_BODY`."""
+    return path.startswith(_LARGE)
+
+
+def parse_json(raw: bytes, values_max: int = VALUES_MAX, items_max: int = ITEMS_MAX) -> Any:
     """A body as JSON, read strictly. Raises `BadJson` and `BadInput` as `read_json` does."""
+    if len(raw) > values_max and _has_more_values(raw, values_max):
+        raise BadJson("body", f"The body has too many values: at most {values_max:,} are read.")
     try:
         text = raw.decode("utf-8-sig")
         found = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
     except _Twice as exc:
         raise BadJson("body", f"The name {str(exc)[:80]!r} is twice in the same object: give it once.") from exc
+    except _TooMany as exc:
+        raise BadJson("body", f"An object in the body has more than {NAMES_MAX:,} names: send fewer.") from exc
     except (ValueError, RecursionError) as exc:
         raise BadJson("body", "The body is not JSON: send a JSON document in UTF-8.") from exc
-    if _depth(found) > _DEEPEST:
+    depth, longest = _extent(found)
+    if depth > _DEEPEST:
         raise BadJson("body", f"The body is nested too deeply: at most {_DEEPEST} levels are read.")
+    if longest > items_max:
+        raise BadJson("body", f"A list in the body has more than {items_max:,} items: send fewer at once.")
     if _SUSPECT.search(text) and (where := _unstorable(found)) is not None:
         raise BadInput(where or "body", f"{where or 'body'}: a text has a NUL or half a character in it: leave that out.")
     return found
+
+
+def _has_more_values(raw: bytes, most: int) -> bool:
+    """Whether a JSON text has more than so many values, found without making them: each is the first one of a list or an
+    object, or has a comma before it."""
+    if sum(map(raw.count, _STRUCTURE)) < most:
+        return False
+    # Only what is between the strings counts: the second, fourth… parts between quotation marks are texts.
+    bare = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if bare.count(b'"') > 4 * most:
+        return True
+    return sum(map(b"".join(bare.split(b'"')[::2]).count, _STRUCTURE)) >= most
 
 
 def _unstorable(found: object) -> str | None:
@@ -239,7 +294,13 @@ class _Twice(Exception):
     pass
 
 
+class _TooMany(Exception):
+    pass
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > NAMES_MAX:
+        raise _TooMany
     found = dict(pairs)
     if len(found) != len(pairs):
         seen: set[str] = set()
@@ -251,12 +312,14 @@ def _no_constant(name: str) -> Any:
     raise ValueError(name)
 
 
-def _depth(value: object) -> int:
-    depth, level = 0, [value]
+def _extent(value: object) -> tuple[int, int]:
+    """How deep a value is nested, and how many items its longest list has."""
+    depth, longest, level = 0, 0, [value]
     while level:
         depth += 1
         if depth > _DEEPEST:
             break
+        longest = max(longest, max((len(each) for each in level if isinstance(each, list)), default=0))
         level = [
             inner
             for each in level
@@ -264,7 +327,7 @@ def _depth(value: object) -> int:
             for inner in (each.values() if isinstance(each, dict) else each)
             if isinstance(inner, dict | list)
         ]
-    return depth
+    return depth, longest
 
 
 __all__ = [
@@ -283,6 +346,7 @@ __all__ = [
     "area",
     "is_api",
     "make_cursor",
+    "moment_of",
     "nothing",
     "page_answer",
     "page_of",

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 
 from flask import Response
 from pydantic import ConfigDict, Field
 
 from webapp.api import access, task_answers
-from webapp.api.base import ApiModel, Flag, PageQuery, Text, answer, area, make_cursor, page_answer, page_of, read_cursor
+from webapp.api.base import (
+    ApiModel,
+    Flag,
+    PageQuery,
+    Text,
+    answer,
+    area,
+    make_cursor,
+    moment_of,
+    page_answer,
+    page_of,
+    read_cursor,
+)
 from webapp.api.task_models import Task, values_of
 from webapp.contracts.errors import BadInput
 from webapp.services import conversations, request_lists
@@ -76,7 +88,7 @@ class ConversationTasks(Conversation):
 def list_conversations(query: ConversationQuery) -> Response:
     """Your own, where you work, the latest activity first."""
     caller = access.caller()
-    position = read_cursor(query.cursor, _moment, uuid.UUID)
+    position = read_cursor(query.cursor, moment_of, uuid.UUID)
     found = conversations.page(
         caller.id,
         caller.organization_id,
@@ -125,8 +137,3 @@ def change_conversation(path: ConversationPath, body: ConversationChange) -> Res
         caller.id, caller.organization_id, path.conversation_id, title=body.title, active=body.active
     )
     return answer(Conversation(**asdict(changed)))
-
-
-def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment

@@ -19,6 +19,15 @@ EXPOSED = (
     "X-RateLimit-Limit",
     "X-RateLimit-Remaining",
     "X-RateLimit-Reset",
+    "X-RateLimit-Limit-Requests",
+    "X-RateLimit-Remaining-Requests",
+    "X-RateLimit-Reset-Requests",
+    "X-RateLimit-Limit-Tokens",
+    "X-RateLimit-Remaining-Tokens",
+    "X-RateLimit-Reset-Tokens",
+    "X-Should-Retry",
+    "X-Switchhook-Request",
+    "X-Switchhook-Ignored",
 )
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 _USUAL = "Authorization, Content-Type, Idempotency-Key, X-Request-Id"

@@ -7,13 +7,16 @@ import hashlib
 import json
 import re
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
 from flask import Blueprint, Response, current_app, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
+from flask_login import current_user
 from flask_openapi3 import OpenAPI
+from flask_wtf.csrf import generate_csrf
 from markupsafe import Markup, escape
 from pydantic.json_schema import JsonSchemaMode
 
@@ -29,9 +32,11 @@ blueprint = Blueprint("api_document", __name__, url_prefix="/api")
 problems.prepare(blueprint)
 
 _EXTENSION = "switchhook.api_document"
-_PAGE = "switchhook.api_page"
+_PAGES = "switchhook.api_pages"
+_PAGES_KEPT = 8
+"""Half a megabyte each."""
 _METHODS = ("get", "post", "put", "patch", "delete")
-_MADE = threading.Lock()
+_MADE, _KEEPING = threading.Lock(), threading.Lock()
 _CODE = re.compile(r"`([^`]+)`")
 _QUERY_CHARS = 100
 _OPENED = 5
@@ -98,15 +103,27 @@ def openapi() -> Response:
 
 
 @blueprint.get("/docs")
-def docs() -> str:
+def docs() -> Response:
     """The description for people, with what fits the words in `q`."""
+    page = _page()
+    response = Response(page, mimetype="text/html")
+    if not current_user.is_authenticated:
+        # What somebody sees who is signed in has their name on it, and is in no cache.
+        response.headers.update({"Cache-Control": "private, no-cache", "Vary": "Cookie"})
+        # The token of the session is another one each time, and nothing on this page is sent with it.
+        response.set_etag(hashlib.sha256(page.replace(generate_csrf(), "").encode()).hexdigest()[:32])
+        response.make_conditional(request)
+    return response
+
+
+def _page() -> str:
     query = " ".join(request.args.get("q", "")[:_QUERY_CHARS].replace("\x00", " ").split())
     areas = [fitting for area in document().areas if (fitting := area.fitting(query)) is not None]
     count = sum(len(area.operations) for area in areas)
     return render_template(
         "api/docs.html",
         areas=areas,
-        operations=_all_operations(areas) if not query else _operations(areas, opened=count <= _OPENED),
+        operations=_kept_operations(areas, query.lower(), opened=bool(query) and count <= _OPENED),
         query=query,
         count=count,
         sections=sections(current_settings()),
@@ -116,13 +133,20 @@ def docs() -> str:
     )
 
 
-def _all_operations(areas: list[Area]) -> Markup:
-    """The long part of the page, which costs a tenth of a second to make: the last one is kept."""
-    address = _address()
-    kept = current_app.extensions.get(_PAGE)
-    if kept is None or kept[0] != address:
-        kept = current_app.extensions[_PAGE] = address, _operations(areas, opened=False)
-    return cast(Markup, kept[1])
+def _kept_operations(areas: list[Area], query: str, *, opened: bool) -> Markup:
+    """The long part of the page, which costs a tenth of a second to make: the last few are kept."""
+    kept: OrderedDict[tuple[str, str], Markup] = current_app.extensions.setdefault(_PAGES, OrderedDict())
+    key = _address(), query
+    with _KEEPING:
+        if (found := kept.get(key)) is not None:
+            kept.move_to_end(key)
+            return found
+    made = _operations(areas, opened=opened)
+    with _KEEPING:
+        kept[key] = made
+        while len(kept) > _PAGES_KEPT:
+            kept.popitem(last=False)
+    return made
 
 
 def _operations(areas: list[Area], *, opened: bool) -> Markup:

@@ -10,7 +10,7 @@ from flask import Flask, Response, current_app, g, request
 from werkzeug.exceptions import MethodNotAllowed
 
 from webapp.api import cors, throttle
-from webapp.api.base import is_api
+from webapp.api.base import SMALL_BODY, is_api, takes_large
 from webapp.contracts.texts import hide_tokens
 from webapp.extensions import current_settings
 from webapp.logs import call_id
@@ -38,7 +38,8 @@ def _come_in() -> Response | None:
     usable = _ID.fullmatch(given) and hide_tokens(given) == given
     g.api_call_id = given if usable else uuid.uuid4().hex
     call_id.set(g.api_call_id)
-    request.max_content_length = current_settings().api_body_max_mb * _MB
+    most = current_settings().api_body_max_mb * _MB
+    request.max_content_length = most if takes_large(request.path) else min(most, SMALL_BODY)
     answered = cors.preflight() or throttle.check()
     if answered is None and (own := _own_methods()) and request.method not in own:
         raise MethodNotAllowed(valid_methods=own)

@@ -6,7 +6,8 @@ ERRORS = {
     "unauthorized": "Nobody is signed in, and no valid token came along.",
     "not_allowed": "The token's scopes, or the person's role, do not open this.",
     "not_found": "There is no such thing, or it is somebody else's.",
-    "bad_json": "The body cannot be read: it is not JSON, has a name twice, or is nested more than 64 deep.",
+    "bad_json": "The body cannot be read: it is not JSON, has a name twice, is nested more than 64 deep, or has too "
+    "many values, names or items.",
     "bad_input": "A field is wrong; `field` and `errors` name it, `detail` says how to mend it.",
     "conflict": "The thing is in a state that does not allow it.",
     "limit_reached": "A limit is used up; `limit` says which, `resets_at` when it starts afresh.",
@@ -15,6 +16,7 @@ ERRORS = {
     "idempotency_key_in_use": "The first call with this key still runs.",
     "idempotency_key_reused": "The key came with another call before.",
     "idempotency_not_kept": "The call was made, and its answer cannot be given again.",
+    "server_overloaded": "Too many bodies are on their way here; come back in a few seconds.",
     "unavailable": "The database is away for a moment.",
     "internal": "Our fault; it is in the operator's log under `error_id`.",
 }
@@ -52,7 +54,7 @@ SECTIONS = (
     (
         "Repeating a call safely",
         "Send `Idempotency-Key`, 1 to 255 visible characters such as a UUID, with a call that makes something. The same "
-        "call (person, organization, method, path, query, body) with the same key gets the first answer again, with "
+        "call (person, token, organization, method, path, query, body) with the same key gets the first answer again, with "
         "`Idempotent-Replayed: true`, also if that was a refusal. What ended in 429, 5xx or before the operation began (a "
         "body that is wrong) is not kept: the same call may be tried again with the same key. While the first one runs, a "
         "repetition is answered 409 `idempotency_key_in_use`; another call with the key 422 `idempotency_key_reused`. "
@@ -70,7 +72,7 @@ SECTIONS = (
     (
         "Compatible endpoints",
         "Under `/v1` the formats of OpenAI and Anthropic are spoken: point their libraries at this address and give them "
-        "a token with the scope `chat` as the key.",
+        "a token with the scope `chat` or `admin` as the key.",
     ),
 )
 """Title and text, in paragraphs, with code between backticks and values of the installation between braces."""

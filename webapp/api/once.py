@@ -1,6 +1,7 @@
 """Calls that are repeated without a second effect: `Idempotency-Key`.
 
-A call is the same if its person, the organization it works in, method, path, query and body are. Then its first answer is given
+A call is the same if its person, their token (or session), the organization it works in, method, path, query and body are. What
+one token was answered is not for another, weaker one: it may hold a token in clear. Then its first answer is given
 again, with `Idempotent-Replayed: true`, also if it was a refusal (4xx) by the route. What ends in 429, 5xx or before the route
 is not kept: the same call may be tried again with the same key.
 """
@@ -103,8 +104,11 @@ def _first(begun: Begun, view: Callable[..., Any], args: Any, values: Any) -> Re
 
 
 def _digest() -> str:
-    place = str(access.caller().organization_id)
-    return kept_answers.digest_of(place, request.method, request.path, request.query_string, request.get_data(cache=True))
+    caller = access.caller()
+    token, place = str(caller.token_id or ""), str(caller.organization_id)
+    return kept_answers.digest_of(
+        token, place, request.method, request.path, request.query_string, request.get_data(cache=True)
+    )
 
 
 class _Gathered:

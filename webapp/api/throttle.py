@@ -32,11 +32,12 @@ log = logging.getLogger(__name__)
 
 CODE = "too_many_requests"
 _EXTENSION = "switchhook.api_throttle"
+_ADDRESS = "address:"
 _HOUR_S, _MINUTE_S = 3600, 60
 _AWAY_S = 5.0
 """For so long Redis is not asked again after it was away: each try may take half a second."""
-_UNCOUNTED = ("/api/docs",)
-"""Pages, for people."""
+_PAGES = ("/api/docs",)
+"""For people: those who are signed in read them uncounted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +101,9 @@ def prepare(app: Flask, settings: Settings) -> None:
 
 def check() -> Response | None:
     """Count the call that has come in; the answer, if it is one too many."""
-    if request.path.startswith(_UNCOUNTED):
-        return None
+    if request.path.startswith(_PAGES):
+        who, limit, window_s = _window()
+        return _counted(who, limit, window_s) if who.startswith(_ADDRESS) else None
     return _counted(*(_window_of_token() if _is_v1() else _window()))
 
 
@@ -149,7 +151,7 @@ def _window() -> tuple[str, int, int]:
 
 
 def _window_of_address() -> tuple[str, int, int]:
-    return f"address:{_network(request.remote_addr or '')}", current_settings().throttle_anonymous_per_h, _HOUR_S
+    return f"{_ADDRESS}{_network(request.remote_addr or '')}", current_settings().throttle_anonymous_per_h, _HOUR_S
 
 
 def _window_of_token() -> tuple[str, int, int]:

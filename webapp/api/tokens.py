@@ -1,4 +1,4 @@
-"""One's own API tokens."""
+"""API tokens: one's own, and those of others for whoever has to end one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 from flask import Response, url_for
 from pydantic import ConfigDict, Field
 
-from webapp.api import access, once
+from webapp.api import access, once, task_answers
 from webapp.api.base import (
     ApiModel,
     PageQuery,
@@ -24,11 +24,12 @@ from webapp.api.base import (
     read_cursor,
 )
 from webapp.contracts.limits import MAXIMUM, Dimension, StoredLimit, Window
-from webapp.services import amounts, personal_tokens
+from webapp.models import PersonRole
+from webapp.services import amounts, member_tokens, person_views, personal_tokens
 from webapp.services.limits import Typed
 from webapp.services.personal_tokens import DAYS_MAX, Maker, NewToken, TokenView
 
-blueprint = area("tokens", "Tokens", "One's own tokens for programs.")
+blueprint = area("tokens", "Tokens", "Tokens for programs: one's own, and for managers and administrators those of others.")
 
 SCOPES = Literal["chat", "read", "write", "admin", "sms"]
 _MAXIMUM = "A whole number; of cost in micro-dollars, of credits in milli-credits."
@@ -36,6 +37,18 @@ _MAXIMUM = "A whole number; of cost in micro-dollars, of credits in milli-credit
 
 class TokenPath(ApiModel):
     """The address of a token."""
+
+    token_id: uuid.UUID
+
+
+class TokensOfPath(ApiModel):
+    """Whose tokens."""
+
+    who: Text = Field(max_length=100, description="An id, a phone number with its country code (`%2B15005550006`), or `me`.")
+
+
+class TokenOfPath(TokensOfPath):
+    """The address of somebody's token."""
 
     token_id: uuid.UUID
 
@@ -166,9 +179,40 @@ def read_token(path: TokenPath) -> Response:
 @blueprint.delete("/tokens/<token_id>", summary="Revoke a token", responses={204: None})
 @access.opens("write")
 def revoke_token(path: TokenPath) -> Response:
-    """End one of one's own tokens at once. Doing it again changes nothing."""
+    """End one of one's own tokens at once. Doing it again changes nothing. An answer that is being streamed goes on to its
+    end."""
     personal_tokens.revoke(access.caller().id, path.token_id)
     return nothing()
+
+
+@blueprint.get("/users/<who>/tokens", summary="List a person's tokens", responses={200: TokenPage})
+@access.opens("admin", role=PersonRole.MANAGER)
+def list_tokens_of_user(path: TokensOfPath, query: PageQuery) -> Response:
+    """The tokens that somebody ever had, the latest first: for managers those that work in their organization, for
+    administrators of the installation all."""
+    caller, (person_id, place) = access.caller(), _whose(path)
+    after = read_cursor(query.cursor, uuid.UUID)
+    lines, next_id = member_tokens.rows(caller.actor, person_id, place, after[0] if after else None, query.limit)
+    total = member_tokens.total(caller.actor, person_id, place) if query.total else None
+    return page_answer(map(Token.of, lines), make_cursor(next_id) if next_id else None, total)
+
+
+@blueprint.delete("/users/<who>/tokens/<token_id>", summary="Revoke a person's token", responses={204: None})
+@access.opens("admin", role=PersonRole.MANAGER)
+def revoke_token_of_user(path: TokenOfPath) -> Response:
+    """End a token of somebody at once, such as one that has leaked: managers those of members that work in their organization,
+    administrators of the installation any. Doing it again changes nothing. An answer that is being streamed goes on to its
+    end."""
+    person_id, place = _whose(path)
+    member_tokens.revoke(access.caller().actor, person_id, path.token_id, place)
+    return nothing()
+
+
+def _whose(path: TokensOfPath) -> tuple[uuid.UUID, uuid.UUID | None]:
+    """The person, and the organization in which their tokens are seen, None for all."""
+    caller = access.caller()
+    view = person_views.find(task_answers.visible(caller), path.who)
+    return view.id, None if caller.is_admin else caller.organization_id
 
 
 def _plain(view: TokenView) -> dict[str, Any]:

@@ -63,7 +63,8 @@ def list_users(query: UserQuery) -> Response:
 @access.opens(role=PersonRole.MANAGER)
 def create_user(body: UserRegistration) -> Response:
     """Register somebody: managers into the organization that they work in, on a plan no higher than the one with which
-    everybody begins; administrators of the installation into any, on any plan. 409 if the phone number or the e-mail is known
+    everybody begins, by phone number or by e-mail; administrators of the installation into any, on any plan, by both if they
+    like, and with a password. 409 if the phone number or the e-mail is known
     already."""
     return _register(body)
 

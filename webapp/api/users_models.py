@@ -19,7 +19,7 @@ ROLES = Literal["member", "manager", "admin"]
 class UserPath(ApiModel):
     """Whom a route is about."""
 
-    who: str = Field(max_length=100, description="An id, a phone number with its country code (`%2B15005550006`), or `me`.")
+    who: Text = Field(max_length=100, description="An id, a phone number with its country code (`%2B15005550006`), or `me`.")
 
 
 class UserQuery(PageQuery):
@@ -120,7 +120,7 @@ class UserProfile(ApiModel):
 
 
 class UserRegistration(ApiModel):
-    """Somebody to be registered: a phone number, an e-mail address, or both."""
+    """Somebody to be registered: a phone number or an e-mail address; both, and a password, for administrators."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -134,7 +134,7 @@ class UserRegistration(ApiModel):
     full_name: Text = Field("", max_length=255)
     plan: Text | None = Field(None, max_length=40, description="Null: the one with which everybody begins.")
     time_zone: Text | None = Field(None, max_length=64, description="As in Europe/Berlin. Null: that of the organization.")
-    password: Text | None = Field(None, max_length=200, description="To sign in with; needs an e-mail address.")
+    password: Text | None = Field(None, max_length=200, description="To sign in with; needs an e-mail. For administrators.")
     organization_id: uuid.UUID | None = Field(None, description="Null: the caller's. Others for administrators.")
 
 

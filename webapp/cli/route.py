@@ -19,7 +19,7 @@ ANY = "any"
 """What an option says to make a rule fit everything."""
 _LEAST_OF_ID = 4
 """Characters of an id that are taken for one. A shorter number is a rule's place."""
-_NEEDS = click.Choice(["vision", "json"])
+_NEEDS = click.Choice(["vision", "json", "tools"])
 
 
 @click.group()

@@ -42,22 +42,27 @@ def _state(view: EndpointView) -> str:
 
 
 @webhook.command("list")
-@click.argument("organization", metavar="ORG")
+@click.argument("organization", metavar="[ORG]", default="")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=1000, show_default=True, help="How many at most.")
 @_json
-def list_(organization: str, as_json: bool) -> None:
-    """List an organization's webhooks."""
+def list_(organization: str, limit: int, as_json: bool) -> None:
+    """List an organization's webhooks; without one those of all, the failing ones first."""
     with context.application():
         from webapp.services import organizations, webhooks
 
-        found = webhooks.rows(_actor(), organizations.find(organization).id)
+        if organization:
+            place = organizations.find(organization)
+            found = [(place.name, view) for view in webhooks.rows(_actor(), place.id, size=limit)]
+        else:
+            found = webhooks.everywhere(limit)
     if as_json:
-        context.print_json([_plain(view) for view in found])
+        context.print_json([_plain(view) | {"organization": name} for name, view in found])
     elif not found:
         click.echo("No webhooks.")
     else:
         context.print_table(
-            ("id", "address", "events", "state", "for"),
-            [(view.id, view.url, ", ".join(view.events) or "all", _state(view), view.description) for view in found],
+            ("organization", "id", "address", "events", "state", "for"),
+            [(name, v.id, v.url, ", ".join(v.events) or "all", _state(v), v.description) for name, v in found],
         )
 
 

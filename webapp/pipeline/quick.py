@@ -26,6 +26,7 @@ from webapp.models.straight import Convert, Part, Unusual
 from webapp.pipeline import books, settle
 from webapp.pipeline.books import ATTEMPT, ENTRY
 from webapp.pipeline.claims import Claimed
+from webapp.pipeline.end_values import dimensions_of, sums_of, values_of
 from webapp.pipeline.endings import PERSON, Ending
 from webapp.pipeline.entering import COLUMNS, Entry, new_row
 from webapp.pipeline.settle import Settled
@@ -103,7 +104,7 @@ def _sender(driver: Any, known: _Statements, token: str) -> Sender:
     sender = senders.sender_of(rest)
     at = now()
     used = last_used_at is not None and at - last_used_at <= senders.USED_EVERY
-    if sender is None or revoked_at is not None or not sender.active or "chat" not in scopes or not used:
+    if sender is None or revoked_at is not None or not sender.active or not senders.opens(scopes, "chat") or not used:
         raise Unusual("the token does not open this, or its use is to be noted")
     if expires_at is not None and expires_at <= at:
         raise Unusual("the token has expired")
@@ -169,15 +170,13 @@ def settled(taken: Claimed, ending: Ending) -> Settled:
         raise Unusual("not the usual end")
     at, known = now(), _statements()
     row = _row(taken, ending)
-    sums, _ = settle.sums_of(ending)
-    values = settle.values_of(taken.id, taken.claim, ending, at) | sums
+    sums, _ = sums_of(ending)
+    values = values_of(taken.id, taken.claim, ending, at) | sums
     attempts, entries = books.rows_of(taken.id, row, ending.calls, 1, ending.counts, at)
     if not entries:
         raise Unusual("nothing was used")
     person = {"b_id": taken.person_id, "at": at, "counted": ending.counts}
-    closing = holds.closing(
-        db.engine.dialect.name, taken.id, settle.dimensions_of(ending.counts, sums), at, "execution", "completed"
-    )
+    closing = holds.closing(db.engine.dialect.name, taken.id, dimensions_of(ending.counts, sums), at, "execution", "completed")
     with straight.connection() as driver:
         write = _end_step_by_step if _sqlite() else _end_at_once
         write(driver, known, values, person, closing, attempts[0], entries[0])

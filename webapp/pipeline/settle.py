@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -16,8 +16,6 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError, StatementError
 from webapp import queues
 from webapp.contracts.channels import DeliveryStatus
 from webapp.contracts.events import RequestEvent
-from webapp.contracts.limits import Dimension
-from webapp.contracts.texts import clean
 from webapp.extensions import current_settings, now, queue_redis, table_of, writing
 from webapp.interrupts import shielded
 from webapp.models import (
@@ -33,10 +31,11 @@ from webapp.models import (
 from webapp.models.columns import new_id
 from webapp.pipeline import books, letters, warnings, webhooks, words
 from webapp.pipeline.books import cut
-from webapp.pipeline.endings import PERSON, Call, Ending
+from webapp.pipeline.end_values import SUMS, dimensions_of, sums_of, values_of
+from webapp.pipeline.endings import Call, Ending
 from webapp.pipeline.timing import job_timeout_s
 from webapp.pipeline.warnings import NOTHING, Told
-from webapp.quota import credits, holds
+from webapp.quota import holds
 from webapp.registry import current_registry
 
 log = logging.getLogger(__name__)
@@ -64,8 +63,6 @@ _VALUES = (
     "model",
     "ended_at",
 )
-_SUMS = ("input_tokens", "output_tokens", "cost_microusd", "credits_millicredits")
-"""What is added to what earlier executions have used."""
 END = (
     update(_table)
     .where(_table.c.id == bindparam("b_id"), _table.c.status == RequestStatus.PROCESSING)
@@ -74,7 +71,7 @@ END = (
         claim=None,
         lease_until=None,
         **{name: bindparam(name, type_=_table.c[name].type) for name in _VALUES},
-        **{name: _table.c[name] + bindparam(name, type_=_table.c[name].type) for name in _SUMS},
+        **{name: _table.c[name] + bindparam(name, type_=_table.c[name].type) for name in SUMS},
     )
 )
 """Ends a request that is held by a claim: `values_of` and `sums_of` are what it wants."""
@@ -111,7 +108,7 @@ _again = (
         retries=_table.c.retries + 1,
         not_before=bindparam("not_before"),
         error_code=bindparam("error_code"),
-        **{name: _table.c[name] + bindparam(name) for name in _SUMS},
+        **{name: _table.c[name] + bindparam(name) for name in SUMS},
     )
     .returning(
         _table.c.person_id,
@@ -263,29 +260,6 @@ def settle_within(
     return Settled(row, delivery_id, ending, told, hooks=hooks)
 
 
-def values_of(request_id: uuid.UUID, claim: uuid.UUID, ending: Ending, at: datetime) -> dict[str, Any]:
-    """What `END` writes of an ending, beside its sums."""
-    used = ending.used
-    return {
-        "b_id": request_id,
-        "b_claim": claim,
-        "status": ending.status,
-        "answer": clean(ending.answer) if ending.answer else None,
-        "result": dict(ending.result) if ending.result is not None else None,
-        "route": dict(ending.route) if ending.route is not None else None,
-        "cached": ending.cached,
-        "quality": ending.quality,
-        "finish": cut(ending.finish, 40),
-        "category": cut(ending.category, 40),
-        "complexity": ending.complexity,
-        "error_code": cut(ending.error_code, 40),
-        "error_message": cut(ending.error_message, 2000),
-        "provider": cut(used.provider, 40),
-        "model": cut(used.model, 120),
-        "ended_at": at,
-    }
-
-
 def _put_back(
     connection: Connection, request_id: uuid.UUID, claim: uuid.UUID, ending: Ending, at: datetime, again_at: datetime
 ) -> Settled | None:
@@ -298,36 +272,6 @@ def _put_back(
     holds.note(connection, request_id, dimensions_of(0, sums), at_providers)
     books.write(connection, request_id, row, ending, 0, at)
     return Settled(row, None, ending, again_at=again_at)
-
-
-def sums_of(ending: Ending) -> tuple[dict[str, int], dict[str, dict[Dimension, int]]]:
-    """What the person's calls have used, in all and at each provider."""
-    sums = dict.fromkeys(_SUMS, 0)
-    at_providers: dict[str, dict[Dimension, int]] = {}
-    answered = ending.counts
-    for call in reversed(ending.calls):
-        if call.payer != PERSON:
-            continue
-        used, credited = call.used, credits.of_cost(call.used.cost_microusd)
-        for name, amount in zip(_SUMS, (used.input_tokens, used.output_tokens, used.cost_microusd, credited), strict=True):
-            sums[name] += amount
-        there = at_providers.setdefault(used.provider, dict.fromkeys(Dimension, 0))
-        there[Dimension.REQUESTS] += answered
-        there[Dimension.TOKENS] += used.input_tokens + used.output_tokens
-        there[Dimension.COST] += used.cost_microusd
-        there[Dimension.CREDITS] += credited
-        answered = 0  # the last call is the one that answered
-    return sums, at_providers
-
-
-def dimensions_of(counted: int, sums: Mapping[str, int]) -> dict[Dimension, int]:
-    """What `sums_of` found, by the dimensions of limits."""
-    return {
-        Dimension.REQUESTS: counted,
-        Dimension.TOKENS: sums["input_tokens"] + sums["output_tokens"],
-        Dimension.COST: sums["cost_microusd"],
-        Dimension.CREDITS: sums["credits_millicredits"],
-    }
 
 
 def after_commit(request_id: uuid.UUID, settled: Settled, ending: Ending) -> None:

@@ -44,9 +44,11 @@ class Forbidden(OSError):
 
 
 class Guard:
-    """What may be connected to. What it was told once it never forgets; safe to share between threads."""
+    """What may be connected to. What it was told once it never forgets; safe to share between threads. `cure` is how refusals
+    end: what their reader can do."""
 
-    def __init__(self) -> None:
+    def __init__(self, cure: str = f"add it to {SETTING} if it is meant") -> None:
+        self._cure = cure
         self._lock = threading.Lock()
         self._origins: frozenset[tuple[str, int]] = frozenset()
         self._hosts: frozenset[str] = frozenset()
@@ -101,7 +103,7 @@ class Guard:
         if name in self._hosts or (name, port) in self._origins:
             return
         shown = f"[{host}]" if ":" in host else host
-        raise Forbidden(f"{shown}:{port} is an internal address: add it to {SETTING} if it is meant")
+        raise Forbidden(f"{shown}:{port} is an internal address: {self._cure}")
 
     def _allowed(self, address: Address, port: int) -> bool:
         forms = (address, *_carried(address))

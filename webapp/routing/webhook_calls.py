@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from webapp.extensions import current_settings
-from webapp.routing.guard import Forbidden, Guard
+from webapp.routing.guard import SETTING, Forbidden, Guard
 
 if TYPE_CHECKING:
     import httpx
+
+
+_CURE = f"if it is meant, ask the operator to allow it ({SETTING})"
 
 
 @dataclass(slots=True)
@@ -63,7 +66,7 @@ def _kept() -> _Kept:
     allowed = current_settings().allow_outbound
     found = _kept_by.get(allowed)
     if found is None:
-        made = Guard()
+        made = Guard(_CURE)
         made.allow(allowed)
         found = _kept_by.setdefault(allowed, _Kept(made))
     return found

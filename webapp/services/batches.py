@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from sqlalchemy import ColumnElement, Connection, delete, exists, insert, select, update
 
 from webapp.contracts.errors import BadInput, Conflict, NotAllowed, NotFound, Unavailable
-from webapp.contracts.texts import clean
+from webapp.contracts.texts import bare, clean
 from webapp.extensions import current_settings, now, reading, writing
 from webapp.models import AuditEntry, Batch, BatchRow, BatchStatus, Membership, PersonRole, RowState, senders
 from webapp.models.columns import new_id
@@ -150,8 +150,8 @@ def _sender(person_id: uuid.UUID, order: Order, viewer: Viewer) -> senders.Sende
 
 
 def _check(order: Order) -> _Checked:
-    stem = " ".join(PurePosixPath(clean(order.file_name).replace("\\", "/")).stem.split())[:NAME_CHARS]
-    name = " ".join(clean(order.name).split()) or stem or "Batch"
+    stem = " ".join(PurePosixPath(bare(order.file_name).replace("\\", "/")).stem.split())[:NAME_CHARS]
+    name = " ".join(bare(order.name).split()) or stem or "Batch"
     checked = _Checked(name, None, clean(order.model).strip())
     if len(checked.name) > NAME_CHARS:
         checked.fields["name"] = f"A name has at most {NAME_CHARS} characters."

@@ -25,7 +25,7 @@ from webapp import queues
 from webapp.contracts.channels import Channel, DeliveryStatus
 from webapp.contracts.errors import BadInput, Conflict, NotAllowed, NotFound
 from webapp.contracts.events import PersonEvent
-from webapp.contracts.texts import clean
+from webapp.contracts.texts import bare, clean
 from webapp.extensions import current_settings, now, queue_redis, reading, retries, writing_session
 from webapp.models import Delivery, DeliveryKind, Direction, Identity, Invitation, Organization, Person, PersonRole
 from webapp.models.columns import new_id
@@ -224,7 +224,7 @@ def accept(token: str, person_id: uuid.UUID) -> uuid.UUID:
 def accept_as_new(token: str, full_name: str, password: str) -> uuid.UUID:
     """Join as somebody new, whose address is that of the invitation; their id. `BadInput` names the field; `Conflict` where the
     address is somebody's already. `NotFound`, `Gone`."""
-    if not clean(full_name).strip():
+    if not bare(full_name).strip():
         raise BadInput("name", "Say what you are called.")
     if not password:
         raise BadInput("password", "Choose a password.")

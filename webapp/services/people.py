@@ -16,7 +16,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from webapp.contracts.errors import BadInput, Conflict, NotFound
-from webapp.contracts.texts import clean
+from webapp.contracts.texts import bare, clean
 from webapp.extensions import current_settings, db, now, writing_session
 from webapp.models import ApiToken, AuditEntry, Identity, Membership, Organization, Person, PersonRole, Plan
 from webapp.services import passwords
@@ -85,7 +85,7 @@ def add(
         plan_code=code,
         email=email,
         password_hash=passwords.hash_password(password) if password else None,
-        full_name=clean(full_name).strip()[:255],
+        full_name=" ".join(bare(full_name).split())[:255],
         role=PersonRole.ADMIN if role == PersonRole.ADMIN else PersonRole.MEMBER,
     )
     session.add(person)
@@ -218,7 +218,7 @@ def make_token(
     the person does."""
     if unknown := [scope for scope in scopes if scope not in SCOPES]:
         raise BadInput("scopes", f"There is no scope {unknown[0]!r}: {', '.join(SCOPES)}.")
-    name = clean(name).strip()[:255]
+    name = " ".join(bare(name).split())[:255]
     if not name:
         raise BadInput("name", "A token needs a name, so that you know later what it is for.")
     token = TOKEN_PREFIX + secrets.token_urlsafe(32)

@@ -2,7 +2,9 @@
 audit trail; listeners hear of it after the commit.
 
 Everybody corrects what is their own affair; the rest is for administrators of the installation, as on the pages. Managers
-register people into their organization, on a plan that is no higher than the one with which everybody begins.
+register people into their organization, on a plan that is no higher than the one with which everybody begins, by a phone number
+or by an e-mail address. Nobody has proved that two addresses are the same person's, or that a password is theirs: with both a
+manager could sign in as whoever writes from a number. People get in by invitation.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from webapp.contracts.errors import BadInput, Conflict, NotAllowed, NotFound
 from webapp.contracts.events import PersonEvent
-from webapp.contracts.texts import clean
+from webapp.contracts.texts import bare, clean
 from webapp.extensions import current_settings, writing_session
 from webapp.models import Identity, Person, PersonRole, Plan
 from webapp.registry import current_registry
@@ -49,8 +51,6 @@ class NewPerson:
 def register(actor: Actor, organization_id: uuid.UUID, new: NewPerson) -> uuid.UUID:
     """Register somebody into an organization, for its managers and the installation's administrators; their id. `BadInput`
     names the field; `Conflict` where the e-mail or the phone number is somebody's already."""
-    if new.password is not None and not new.email:
-        raise BadInput("password", "A password needs an e-mail address to sign in with: give one.")
     zone = None if new.time_zone is None else organizations.checked_time_zone(new.time_zone)
     digest = None if new.password is None else _hashed(new.password)
     try:
@@ -58,6 +58,10 @@ def register(actor: Actor, organization_id: uuid.UUID, new: NewPerson) -> uuid.U
             place = _registering(session, actor, organization_id)
             if not place.organization.active:
                 raise Conflict(f"{place.organization.name} is closed: nobody can join it now.")
+            if not place.house:
+                _check_unproved(new)
+            if new.password is not None and not new.email:
+                raise BadInput("password", "A password needs an e-mail address to sign in with: give one.")
             person = _added(session, new, organization_id)
             if not place.house:
                 _check_plan(session, person.plan_code)
@@ -122,6 +126,22 @@ def _added(session: Session, new: NewPerson, organization_id: uuid.UUID) -> Pers
         raise Conflict(_TAKEN) from exc
 
 
+def _check_unproved(new: NewPerson) -> None:
+    """That a manager ties nothing to somebody's address that lets others read what is written from there. `BadInput`."""
+    if new.password is not None:
+        raise BadInput(
+            "password",
+            "Administrators of the installation alone set a password for somebody else: leave it out, and send an invitation "
+            "instead, with which they choose their own.",
+        )
+    if new.email and new.phone:
+        raise BadInput(
+            "email",
+            "Managers register somebody by a phone number or by an e-mail address, not by both, for nobody has proved that "
+            "both are theirs: leave one out, or ask an administrator of the installation.",
+        )
+
+
 def _check_plan(session: Session, code: str) -> None:
     usual = current_settings().default_plan
     ranks = {row.code: row.rank for row in session.execute(select(Plan.code, Plan.rank).where(Plan.code.in_([code, usual])))}
@@ -138,7 +158,7 @@ def _hashed(password: str) -> str:
 def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(values)
     if "full_name" in found:
-        found["full_name"] = clean(found["full_name"]).strip()[:NAME_CHARS]
+        found["full_name"] = " ".join(bare(found["full_name"]).split())[:NAME_CHARS]
     if found.get("time_zone") is not None:
         found["time_zone"] = organizations.checked_time_zone(found["time_zone"])
     if found.get("email") is not None:

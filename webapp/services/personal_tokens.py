@@ -76,7 +76,7 @@ def rows(person_id: uuid.UUID, after: uuid.UUID | None = None, size: int = 20) -
         query = query.where(ApiToken.id < after)
     with reading() as connection, Session(bind=connection) as session:
         found = session.scalars(query).all()
-        return [_view(token) for token in found[:size]], found[size - 1].id if len(found) > size else None
+        return [view_of(token) for token in found[:size]], found[size - 1].id if len(found) > size else None
 
 
 def total(person_id: uuid.UUID) -> int:
@@ -88,7 +88,7 @@ def total(person_id: uuid.UUID) -> int:
 def show(person_id: uuid.UUID, token_id: uuid.UUID) -> TokenView:
     """One of a person's tokens. `NotFound`."""
     with reading() as connection, Session(bind=connection) as session:
-        return _view(_own(session, person_id, token_id))
+        return view_of(_own(session, person_id, token_id))
 
 
 def create(maker: Maker, new: NewToken) -> tuple[str, TokenView]:
@@ -120,11 +120,12 @@ def create(maker: Maker, new: NewToken) -> tuple[str, TokenView]:
         )
         session.flush()
         made = session.execute(select(ApiToken).where(ApiToken.digest == people.token_digest(clear))).scalar_one()
-        return clear, _view(made)
+        return clear, view_of(made)
 
 
 def revoke(person_id: uuid.UUID, token_id: uuid.UUID) -> None:
-    """End a token of one's own at once. Doing it again changes nothing. `NotFound`."""
+    """End a token of one's own at once. Doing it again changes nothing; an answer that is being streamed goes on to its end.
+    `NotFound`."""
     actor = Actor.person(person_id)
     with writing_session() as session:
         token = _own(session, person_id, token_id)
@@ -206,7 +207,8 @@ _LACKS = {
 }
 
 
-def _view(token: ApiToken) -> TokenView:
+def view_of(token: ApiToken) -> TokenView:
+    """A token's row as it is shown."""
     state = "revoked" if token.revoked_at else "expired" if token.expires_at and token.expires_at <= now() else "active"
     return TokenView(
         token.id,

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, func, insert, select, update
 
 from webapp.contracts.errors import BadInput, Conflict, NotAllowed
-from webapp.contracts.texts import clean
+from webapp.contracts.texts import bare, clean
 from webapp.extensions import now, table_of, writing
 from webapp.models import AuditEntry, Template, TemplateScope, TemplateVersion
 from webapp.models.columns import new_id
@@ -178,7 +178,7 @@ def _has_room(connection: Connection, person_id: uuid.UUID, organization_id: uui
 
 def _checked(draft: Draft) -> dict[str, Any]:
     """The columns of a template, checked. `BadInput` names the field."""
-    name, description = " ".join(clean(draft.name).split()), clean(draft.description).strip()
+    name, description = " ".join(bare(draft.name).split()), bare(draft.description).strip()
     if not 0 < len(name) <= NAME_CHARS:
         raise BadInput("name", f"A name has 1 to {NAME_CHARS} characters.")
     if len(description) > DESCRIPTION_CHARS:

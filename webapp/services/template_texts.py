@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from webapp.contracts.errors import BadInput
-from webapp.contracts.texts import clean
+from webapp.contracts.texts import bare, clean
 from webapp.extensions import current_settings
 from webapp.services import batch_templates
 
@@ -71,7 +71,7 @@ def _described(names: tuple[str, ...], described: Iterable[Variable]) -> dict[st
         if each.default is not None and len(each.default) > DEFAULT_CHARS:
             raise BadInput("variables", f"The default of {shown} has more than {DEFAULT_CHARS:,} characters.")
         default = None if each.default is None else clean(each.default)
-        known[each.name] = Variable(each.name, clean(each.description).strip(), default)
+        known[each.name] = Variable(each.name, bare(each.description).strip(), default)
     return known
 
 

@@ -53,12 +53,14 @@ _find = (
 @dataclass(frozen=True, slots=True)
 class Known:
     """A valid token of an active person, who is a member of the active organization that it works in. `role` is theirs there,
-    ADMIN for administrators of the installation. `use_due`: `note_use` is to be called for it."""
+    ADMIN also for administrators of the installation; `house` alone says that they are one. `use_due`: `note_use` is to be
+    called for it."""
 
     token_id: uuid.UUID
     person_id: uuid.UUID
     organization_id: uuid.UUID
     role: PersonRole
+    house: bool
     scopes: frozenset[str]
     use_due: bool = False
 
@@ -77,10 +79,10 @@ def find(token: str) -> Known | None:
         row = connection.execute(_find, {"digest": token_digest(token), "moment": moment}).first()
     if row is None:
         return None
-    admin = row.installation_role == PersonRole.ADMIN
-    role = PersonRole.ADMIN if admin else PersonRole(row.role or PersonRole.MEMBER)
+    house = row.installation_role == PersonRole.ADMIN
+    role = PersonRole.ADMIN if house else PersonRole(row.role or PersonRole.MEMBER)
     use_due = row.last_used_at is None or moment - row.last_used_at > USED_EVERY
-    return Known(row.id, row.person_id, row.organization_id, role, frozenset(row.scopes), use_due)
+    return Known(row.id, row.person_id, row.organization_id, role, house, frozenset(row.scopes), use_due)
 
 
 def note_use(token_id: uuid.UUID) -> None:
@@ -95,7 +97,8 @@ def note_use(token_id: uuid.UUID) -> None:
 
 
 def role_in(person: Person, organization_id: uuid.UUID) -> PersonRole:
-    """What a person may do in an organization of theirs; ADMIN for administrators of the installation."""
+    """What a person may do in an organization of theirs; ADMIN also for administrators of the installation, which it does not
+    make anybody."""
     if person.is_admin:
         return PersonRole.ADMIN
     found = db.session.get(Membership, (person.id, organization_id))

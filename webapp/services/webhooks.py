@@ -14,12 +14,12 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import and_, case, delete, func, select
 from sqlalchemy.orm import Session
 
 from webapp.contracts.errors import Conflict, NotFound
 from webapp.extensions import current_settings, now, reading, retries, writing, writing_session
-from webapp.models import PersonRole, WebhookDelivery, WebhookEndpoint
+from webapp.models import Organization, PersonRole, WebhookDelivery, WebhookEndpoint
 from webapp.models.columns import new_id
 from webapp.routing import listeners, vendors
 from webapp.services import webhook_secrets, webhook_values
@@ -81,6 +81,18 @@ def rows(actor: Actor, organization_id: uuid.UUID, after: uuid.UUID | None = Non
     with reading() as connection, Session(bind=connection) as session:
         acting(session, actor, organization_id, PersonRole.MANAGER)
         return [_view(found) for found in session.scalars(query.order_by(WebhookEndpoint.id).limit(size))]
+
+
+def everywhere(size: int = 1000) -> list[tuple[str, EndpointView]]:
+    """The endpoints of all organizations, with the names of those, for the operator: first what fails, then what we switched
+    off for failing."""
+    failing = and_(WebhookEndpoint.active, WebhookEndpoint.failing_since.is_not(None))
+    stopped = and_(~WebhookEndpoint.active, WebhookEndpoint.disabled_reason.is_not(None))
+    place = case((failing, 0), (stopped, 1), else_=2)
+    with reading() as connection, Session(bind=connection) as session:
+        query = select(Organization.name, WebhookEndpoint).join(Organization)
+        query = query.order_by(place, Organization.name, WebhookEndpoint.id).limit(size)
+        return [(name, _view(found)) for name, found in session.execute(query)]
 
 
 def count(actor: Actor, organization_id: uuid.UUID) -> int:

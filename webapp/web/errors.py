@@ -38,8 +38,11 @@ _WORDS: dict[int, tuple[str, str, str]] = {
     403: ("forbidden", "Not for this account", "Your account does not have access to this page."),
     404: ("not_found", "Nothing here", "There is no such page, or it is not yours."),
     405: ("method_not_allowed", "Not possible here", "This address does not take that kind of request."),
+    408: ("request_timeout", "That took too long", "What was sent did not arrive in time. Please send it again."),
     409: ("conflict", "That was sent before", "Reload the page and try again."),
+    411: ("length_required", "That did not work", "What was sent does not say how long it is."),
     413: ("too_large", "Too much at once", "What was sent is larger than this installation takes."),
+    415: ("unsupported_media_type", "That did not work", "What was sent is of a kind that is not taken here."),
     422: ("bad_input", "Please check your input", "Something in the form is not right."),
     429: ("too_many_requests", "Too many attempts", "Please wait a little before you try again."),
     500: ("internal", "Something went wrong", "This is our fault, not yours. It has been noted."),
@@ -52,6 +55,11 @@ _AWAY = (OperationalError, InterfaceError, PoolTimeout)
 """What SQLAlchemy raises when the database is down, refuses connections, or has none to spare."""
 _AWAY_WORDS = "Switchhook cannot reach its database. Nothing was lost; try again in a minute."
 _AWAY_S = 60
+
+_CSRF_OF_API = (
+    "A call with the session of a browser that changes something needs the header X-CSRFToken: its value is the content of "
+    '<meta name="csrf-token"> in every page of that session. Programs send a token instead: Authorization: Bearer TOKEN.'
+)
 
 _ELSEWHERE = "You were signed out or in again elsewhere. Nothing was sent."
 
@@ -168,6 +176,8 @@ def _http(exc: HTTPException) -> ResponseReturnValue:
 def _csrf(exc: CSRFError) -> ResponseReturnValue:
     """Mostly a page from before its reader signed out, or in again, in another tab."""
     log.debug("a form was refused: %s", exc.description)
+    if (known := _form_of_api(400, "csrf", _CSRF_OF_API)) is not None:
+        return known
     signed_in = bool(current_user.is_authenticated)
     if signed_in and request.endpoint == "auth.try_to_sign_in":
         # They are where the form would have led; what is to come next is checked there.

@@ -13,7 +13,7 @@ from webapp.contracts.texts import clean
 from webapp.extensions import current_settings, limiter
 from webapp.models import PersonRole
 from webapp.services import invitations as inviting
-from webapp.services import memberships
+from webapp.services import limits, member_tokens, memberships
 from webapp.services.invitations import Made
 from webapp.services.organizations import Place
 from webapp.web import auth, dashboard, errors, organization
@@ -62,6 +62,28 @@ def remove(organization_id: uuid.UUID, person_id: uuid.UUID) -> ResponseReturnVa
     if person_id == auth.me().id and not place.house:
         return redirect(url_for("organization.here"), 303)
     return redirect(url_for("organization_people.members", organization_id=organization_id), 303)
+
+
+# -- their tokens --------------------------------------------------------------------------------------------------------
+@blueprint.get("/members/<uuid:person_id>/tokens")
+def tokens(organization_id: uuid.UUID, person_id: uuid.UUID) -> ResponseReturnValue:
+    """A member's tokens that work here and are not revoked, a page at a time."""
+    place = organization.stand(organization_id, PersonRole.MANAGER)
+    member = memberships.show(organization.actor(), organization_id, person_id)
+    after = _uuid(request.args.get("after"))
+    found, next_id = member_tokens.rows(organization.actor(), person_id, organization_id, after, active=True)
+    may = place.at_least(PersonRole.ADMIN) or member.role is PersonRole.MEMBER or person_id == auth.me().id
+    values: dict[str, Any] = {"member": member, "tokens": found, "next_id": next_id, "after": after, "may": may}
+    return organization.page("organization/member_tokens.html", place, "members", describe=limits.describe, **values)
+
+
+@blueprint.post("/members/<uuid:person_id>/tokens/<uuid:token_id>/revoke")
+def revoke_token(organization_id: uuid.UUID, person_id: uuid.UUID, token_id: uuid.UUID) -> ResponseReturnValue:
+    """End a member's token at once."""
+    organization.stand(organization_id, PersonRole.MANAGER)
+    token = member_tokens.revoke(organization.actor(), person_id, token_id, organization_id)
+    flash(f"The token “{token.name}” is revoked: nothing that uses it works any more.")
+    return redirect(url_for("organization_people.tokens", organization_id=organization_id, person_id=person_id), 303)
 
 
 def _members(place: Place, *, faults: dict[str, str] | None = None, who: str = "") -> Response:

@@ -17,13 +17,21 @@ from webapp.pipeline import webhook_send
 from webapp.services import webhook_log, webhook_values, webhooks
 from webapp.services.organizations import Place
 from webapp.services.webhooks import Change, EndpointView
-from webapp.web import auth, dashboard, errors, organization
+from webapp.web import auth, dashboard, errors, once, organization
 
 blueprint = Blueprint("organization_webhooks", __name__, url_prefix="/organization/<uuid:organization_id>/webhooks")
 blueprint.before_request(auth.require_sign_in)
 
 _OFFERED = {name: words for name, words in EVENTS.items() if name != REVIEW_WAITING}
 _TEXT_MAX = 3000
+_ADDED_BEFORE = (
+    "This webhook was added already, and no second one. Its secret was shown once; if you could not copy it, renew it on the "
+    "webhook's page."
+)
+_RENEWED_BEFORE = (
+    "Nothing was renewed: the webhook was changed after this page was loaded, and its secret was renewed less than a day ago."
+)
+_DROPS = "A message is signed by two secrets at most: say below that the former one may go, or wait until it is void."
 
 
 @blueprint.get("")
@@ -40,11 +48,15 @@ def add(organization_id: uuid.UUID) -> ResponseReturnValue:
     place = organization.stand(organization_id, PersonRole.MANAGER)
     typed = _typed()
     try:
-        made = webhooks.create(
-            organization.actor(), organization_id, typed["url"], typed["description"], _chosen(typed["events"])
-        )
+        with once.carried_out():
+            made = webhooks.create(
+                organization.actor(), organization_id, typed["url"], typed["description"], _chosen(typed["events"])
+            )
     except BadInput as exc:
         return _index(place, typed, {exc.field: exc.message}), 422
+    except once.SentBefore:
+        flash(_ADDED_BEFORE)
+        return redirect(url_for("organization_webhooks.index", organization_id=organization_id), 303)
     except Conflict as exc:
         return _index(place, typed, {"url": exc.message}), 409
     return _page(place, made.endpoint, _stored(made.endpoint), {}, secret=made.secret, fresh=True)
@@ -106,7 +118,9 @@ def test(organization_id: uuid.UUID, webhook_id: uuid.UUID) -> ResponseReturnVal
     if found is None:
         raise NotFound("There is no such webhook.")
     if errors.is_htmx():
-        return render_template("organization/_webhook_tested.html", tested=found)
+        parts = [render_template("organization/_webhook_tested.html", tested=found)]
+        log = {"organization": place.organization, "oob": True, **_log(endpoint, None)}
+        return "".join([*parts, render_template("organization/_webhook_log.html", **log)])
     return _page(place, endpoint, _stored(endpoint), {}, tested=found)
 
 
@@ -115,9 +129,15 @@ def test(organization_id: uuid.UUID, webhook_id: uuid.UUID) -> ResponseReturnVal
 def rotate(organization_id: uuid.UUID, webhook_id: uuid.UUID) -> ResponseReturnValue:
     """Renew the secret; the page that follows shows it, once."""
     place = organization.stand(organization_id, PersonRole.MANAGER)
+    seen = _seen()
+    endpoint = webhooks.show(organization.actor(), organization_id, webhook_id)
+    if endpoint.both_until is not None and endpoint.version == seen and request.form.get("drop") != "yes":
+        return _page(place, endpoint, _stored(endpoint), {"drop": _DROPS}), 422
     try:
-        made = webhooks.rotate(organization.actor(), organization_id, webhook_id, _seen())
+        made = webhooks.rotate(organization.actor(), organization_id, webhook_id, seen)
     except Conflict as exc:
+        if endpoint.both_until is not None:
+            return _conflict(place, webhook_id, Conflict(_RENEWED_BEFORE))
         return _conflict(place, webhook_id, exc)
     return _page(place, made.endpoint, _stored(made.endpoint), {}, secret=made.secret)
 
@@ -200,7 +220,14 @@ def _shared() -> dict[str, Any]:
 def _index(place: Place, text: Mapping[str, Any], faults: Mapping[str, str]) -> str:
     views = webhooks.rows(organization.actor(), place.organization.id)
     return organization.page(
-        "organization/webhooks.html", place, "webhooks", views=views, text=text, faults=faults, **_shared()
+        "organization/webhooks.html",
+        place,
+        "webhooks",
+        views=views,
+        text=text,
+        faults=faults,
+        once_key=once.new_key(),
+        **_shared(),
     )
 
 

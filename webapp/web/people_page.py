@@ -12,7 +12,7 @@ from flask.typing import ResponseReturnValue
 
 from webapp.contracts.errors import BadInput, Conflict, NotFound
 from webapp.contracts.texts import clean
-from webapp.services import actors, organizations, people_bulk, people_lists, plan_changes, plans, usage
+from webapp.services import actors, member_tokens, organizations, people_bulk, people_lists, plan_changes, plans, usage
 from webapp.services.people_bulk import Act, Order
 from webapp.services.people_lists import Filter
 from webapp.web import dashboard, errors, organization
@@ -103,6 +103,14 @@ def start_afresh(person_id: uuid.UUID) -> ResponseReturnValue:
         return _page(person_id, text, {"month_reason": exc.message}), 422
     flash("Their month starts afresh." if count else "Nothing was used yet: nothing was changed.")
     return redirect(url_for("people.show", person_id=person_id), 303)
+
+
+@blueprint.post("/<uuid:person_id>/tokens/<uuid:token_id>/revoke")
+def revoke_token(person_id: uuid.UUID, token_id: uuid.UUID) -> ResponseReturnValue:
+    """End one of their tokens at once."""
+    token = member_tokens.revoke(organization.actor(), person_id, token_id)
+    flash(f"The token “{token.name}” is revoked: nothing that uses it works any more.")
+    return redirect(url_for("people.show", person_id=person_id, _anchor="tokens"), 303)
 
 
 @blueprint.post("/<uuid:person_id>/state")

@@ -30,7 +30,7 @@ blueprint = Blueprint("routing", __name__, url_prefix="/dashboard/routing")
 blueprint.before_request(dashboard.for_administrators)
 
 OPERATIONS = {"chat": "questions and answers", IMAGES: "pictures", "categorize": "sorting of requests, for the house itself"}
-NEEDS = {Capability.VISION: "sees pictures", Capability.JSON: "answers in JSON"}
+NEEDS = {Capability.VISION: "sees pictures", Capability.JSON: "answers in JSON", Capability.TOOLS: "calls tools"}
 _FIELDS = ("name", "operation", "category", "plan", "targets", "max_cost")
 _TEXT_MAX = 8000
 _USUAL_TOKENS = 1000

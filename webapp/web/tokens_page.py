@@ -15,7 +15,7 @@ from webapp.models import Person, PersonRole
 from webapp.services import limits, organizations, people, personal_tokens
 from webapp.services.organizations import RANK, Mine
 from webapp.services.personal_tokens import Maker, NewToken
-from webapp.web import auth
+from webapp.web import auth, once
 
 blueprint = Blueprint("personal_tokens", __name__, url_prefix="/settings/tokens")
 blueprint.before_request(auth.require_sign_in)
@@ -30,6 +30,10 @@ SCOPES = {
 }
 ENDS = {"7": "in a week", "30": "in 30 days", "90": "in 90 days", "365": "in a year", "": "never"}
 USUAL_END = "90"
+_MADE_BEFORE = (
+    "This token was made already, and no second one: it is the latest below. It was shown once; if you could not copy it, "
+    "revoke it and make another."
+)
 
 
 @blueprint.get("")
@@ -57,11 +61,15 @@ def create() -> ResponseReturnValue:
             raise BadInput("organization_id", "There is no such organization among yours.")
         maker = Maker(me.id, me.organization_id, frozenset(people.SCOPES))
         wanted = NewToken(typed["name"], scopes, int(days) if days else None, place)
-        clear, made = personal_tokens.create(maker, wanted)
+        with once.carried_out():
+            clear, made = personal_tokens.create(maker, wanted)
     except BadInput as exc:
         return _page({exc.field: exc.message}, typed, scopes), auth.FAILED
     except NotAllowed as exc:
         return _page({"scopes": exc.message}, typed, scopes), auth.FAILED
+    except once.SentBefore:
+        flash(_MADE_BEFORE)
+        return redirect(url_for("personal_tokens.show"), 303)
     except Conflict as exc:
         return _page({"name": exc.message}, typed, scopes), 409
     return _page({}, {}, made=made, clear=clear)
@@ -93,6 +101,7 @@ def _page(
         scopes=_offered(me, places),
         ends=ENDS,
         usual_end=USUAL_END,
+        once_key=once.new_key(),
         places=[place for place in places if place.active],
         address=current_settings().public_url.rstrip("/") or request.host_url.rstrip("/"),
         **_lines(me, after),

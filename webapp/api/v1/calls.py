@@ -19,6 +19,7 @@ from webapp.contracts.errors import (
     SwitchhookError,
     UnknownToken,
 )
+from webapp.models import senders
 from webapp.services import tokens
 from webapp.services.kept_answers import KeyInUse
 from webapp.services.tokens import Known
@@ -32,6 +33,15 @@ class BadCall(SwitchhookError):
         self.param = param
         self.kind = code
         self.status = status
+
+
+class NoSeat(SwitchhookError):
+    """No thread is left for a call: 429 if those of this token have all that they may have, 503 if nobody gets one."""
+
+    def __init__(self, message: str, status: int, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +62,12 @@ _WRONG_KEY = "This API key is not valid: it is unknown, expired or revoked. Make
 
 
 def known(*scopes: str) -> Known:
-    """Whose token came along, if it has one of `scopes`; `BadCall` otherwise."""
+    """Whose token came along, if it has one of `scopes`, or `admin`, which opens everything; `BadCall` otherwise."""
     token = bearer()
     found = tokens.find(token)
     if found is None:
         raise BadCall(_WRONG_KEY, code="invalid_api_key", status=401)
-    if not found.scopes & set(scopes):
+    if not any(senders.opens(found.scopes, scope) for scope in scopes):
         needed = " or ".join(scopes)
         raise BadCall(f"This API key may not do that: it needs the scope {needed}.", code="insufficient_scope", status=403)
     return found
@@ -106,6 +116,10 @@ def failure_of(exc: SwitchhookError) -> Failure:
     if isinstance(exc, BadCall):
         kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
         return Failure(exc.status, kinds.get(exc.status, "invalid_request_error"), exc.kind, exc.message, exc.param)
+    if isinstance(exc, NoSeat):
+        own = exc.status == 429
+        kind, name = ("rate_limit_error", "rate_limit_exceeded") if own else ("server_error", "server_overloaded")
+        return Failure(exc.status, kind, name, exc.message, retry_after_s=exc.retry_after_s)
     if isinstance(exc, UnknownToken):
         return Failure(401, "authentication_error", "invalid_api_key", exc.message)
     if isinstance(exc, LimitReached):

@@ -85,7 +85,7 @@ def anthropic_body(failure: Failure) -> str:
 
 def anthropic_status(failure: Failure) -> int:
     """The status of a failure in Anthropic's format."""
-    return _OVERLOADED if failure.code == "provider_rate_limited" else failure.status
+    return _OVERLOADED if failure.code in ("provider_rate_limited", "server_overloaded") else failure.status
 
 
 def form(status: int, code: str, message: str, error_id: str) -> Response:

@@ -24,8 +24,9 @@ def repeatable(view: Callable[[], Response]) -> Callable[[], Response]:
             return view()
         known = calls.known("chat")
         # Whether the answer is streamed is in the body, and belongs to the call.
+        place = str(known.organization_id)
         digest = kept_answers.digest_of(
-            str(known.organization_id), request.method, request.path, request.query_string, request.get_data(cache=True)
+            str(known.token_id), place, request.method, request.path, request.query_string, request.get_data(cache=True)
         )
         found = kept_answers.begin(known.person_id, key, digest)
         return once.replay(found) if isinstance(found, Kept) else _first(found, view)
