@@ -81,7 +81,10 @@ def _hang_doors(app: Flask, registry: Registry) -> None:
     from flask_openapi3 import OpenAPI
 
     from webapp import api, web
+    from webapp.api import bodies
 
     assert isinstance(app, OpenAPI)
     web.register(app, registry)
     api.register(app)
+    # Outermost, before anything reads.
+    app.wsgi_app = bodies.Bodies(app)  # type: ignore[method-assign]

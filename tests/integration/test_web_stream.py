@@ -116,7 +116,7 @@ def test_one_person_s_open_answers_leave_room_for_everybody_else(site: Site) -> 
 
 
 def test_open_answers_of_all_leave_threads_for_pages(make_app: Callable[..., Flask]) -> None:
-    site = Site(make_app(web_threads=34))
+    site = Site(make_app(web_threads=3))
     site.add(ALICE)
     alice, address = ask(site)
     first, second = (alice.get(address, buffered=False) for _ in range(2))

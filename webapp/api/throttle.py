@@ -151,7 +151,7 @@ def _window() -> tuple[str, int, int]:
 
 
 def _window_of_address() -> tuple[str, int, int]:
-    return f"{_ADDRESS}{_network(request.remote_addr or '')}", current_settings().throttle_anonymous_per_h, _HOUR_S
+    return f"{_ADDRESS}{network(request.remote_addr or '')}", current_settings().throttle_anonymous_per_h, _HOUR_S
 
 
 def _window_of_token() -> tuple[str, int, int]:
@@ -160,7 +160,7 @@ def _window_of_token() -> tuple[str, int, int]:
     return (f"v1:{token_digest(token)}", limit, _MINUTE_S) if limit and token else ("", 0, _MINUTE_S)
 
 
-def _network(address: str) -> str:
+def network(address: str) -> str:
     """The address; of IPv6 the network of 64 bits, of which one household has all addresses."""
     try:
         found = ipaddress.ip_address(address)

@@ -1,11 +1,13 @@
-"""How many answers may be watched at once. Every open stream takes a thread of the web server for as long as it is open, so
-without an end one person's tabs would leave no thread to anybody."""
+"""How many threads of the web server may be lent to what waits: to answers that are watched, to calls that wait for a vendor,
+and to bodies that have not come yet. Each takes a thread for as long as it lasts, so without an end one person's tabs, one
+token's calls or one stranger's slow bodies would leave no thread to anybody."""
 
 from __future__ import annotations
 
 import threading
+import time
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import cast
 
@@ -16,41 +18,137 @@ from webapp.settings import Settings
 PER_PERSON = 8
 """A browser opens six connections to one host; this is room for a second one."""
 FOR_PAGES = 32
-"""Threads of each process that are never lent to streams."""
+"""Threads of each process, but at most a quarter of them, that are never lent to streams and attended calls."""
+NEVER_LENT = 16
+"""Threads of each process, but at most an eighth of them, that are not even lent to bodies: pages and health have these."""
+BODIES_PER_ADDRESS = 16
+"""A connection whose body does not come cannot be closed from here, so these may be lost for as long as it stays open."""
 RETRY_AFTER_S = 5
 
+_STUCK_S = 1.0
+"""If the last body that was begun is older than this, the others before it are slow, and nobody waits for them."""
 _NAME = "switchhook.seats"
 
 
+class _Sender:
+    """The bodies of one address: how many are being read, when the last one was begun, and who waits for a turn."""
+
+    __slots__ = ("begun_at", "reading", "turns")
+
+    def __init__(self) -> None:
+        self.reading = 0
+        self.begun_at = 0.0
+        self.turns: deque[threading.Lock] = deque()
+
+
 class Seats:
-    """The streams that are open in this process. Safe to use from all its threads."""
+    """What is lent of the threads of this process. Safe to use from all of them."""
 
     def __init__(self, threads: int) -> None:
-        self._total = max(1, threads - FOR_PAGES)
+        self._total = max(1, threads * 3 // 4, threads - FOR_PAGES)
+        self._most = max(1, threads - max(1, min(NEVER_LENT, threads // 8)))
+        self._half = max(4, threads // 2)
+        self._share = max(1, self._total // 2)
         self._lock = threading.Lock()
         self._taken: Counter[uuid.UUID] = Counter()
+        self._attended: Counter[str] = Counter()
+        self._lent = 0
+        self._senders: dict[str, _Sender] = {}
+        self._bodies = 0
+        self._begun_at = 0.0
 
+    # -- streams of the pages and of /api ------------------------------------------------------------------------------
     def take(self, person_id: uuid.UUID) -> Callable[[], None] | None:
         """What gives the seat back, however often it is called; None if there is no seat, for this person or at all."""
         with self._lock:
-            if self._taken[person_id] >= PER_PERSON or self._taken.total() >= self._total:
+            if self._taken[person_id] >= PER_PERSON or self._full():
                 return None
+            self._lent += 1
             self._taken[person_id] += 1
-        mine = threading.Semaphore(1)
+        return _once(lambda: self._leave(self._taken, person_id))
 
-        def leave() -> None:
-            # Both the end of the stream and the end of the response call this, and not always in the same thread.
-            if mine.acquire(blocking=False):
-                self._leave(person_id)
-
-        return leave
-
-    def _leave(self, person_id: uuid.UUID) -> None:
+    # -- attended calls ------------------------------------------------------------------------------------------------
+    def attend(self, key: str) -> Callable[[], None] | None:
+        """The same for a call of `/v1`, streamed or not: `key` is its token's digest, and may have half of all seats."""
         with self._lock:
-            self._taken[person_id] -= 1
-            if self._taken[person_id] <= 0:
+            if self._attended[key] >= self._share or self._full():
+                # Asking makes no entry: a Counter gives 0 for what it does not have.
+                return None
+            self._lent += 1
+            self._attended[key] += 1
+        return _once(lambda: self._leave(self._attended, key))
+
+    def has_its_share(self, key: str) -> bool:
+        """Whether the calls of this token have all the seats that they may have."""
+        return self._attended[key] >= self._share
+
+    def _full(self) -> bool:
+        return self._lent >= self._total or self._lent + self._bodies >= self._most
+
+    def _leave(self, counter: Counter[uuid.UUID] | Counter[str], key: object) -> None:
+        taken = cast("Counter[object]", counter)
+        with self._lock:
+            self._lent -= 1
+            taken[key] -= 1
+            if taken[key] <= 0:
                 # A counter keeps its zeros: one for everybody who was ever here.
-                del self._taken[person_id]
+                del taken[key]
+
+    # -- bodies --------------------------------------------------------------------------------------------------------
+    def receive(self, address: str) -> Callable[[], None] | None:
+        """The same for a body that is about to be read, which may be there already or never come. An address that has as
+        many as it may have waits a second for its turn, if they are not stuck: a crowd behind one address gets through."""
+        moment = time.monotonic()
+        with self._lock:
+            sender = self._senders.get(address)
+            crowded = sender is not None and sender.reading >= BODIES_PER_ADDRESS
+            if (
+                self._lent + self._bodies >= self._most
+                or (self._bodies >= self._half and moment - self._begun_at > _STUCK_S)
+                or (crowded and sender is not None and moment - sender.begun_at > _STUCK_S)
+            ):
+                return None
+            if sender is None:
+                sender = self._senders[address] = _Sender()
+            self._bodies += 1
+            turn = threading.Lock() if crowded else None
+            if turn is not None:
+                turn.acquire()
+                sender.turns.append(turn)
+            else:
+                sender.reading += 1
+                self._begun_at = sender.begun_at = moment
+        if turn is not None and not turn.acquire(timeout=_STUCK_S):
+            with self._lock:
+                # Somebody may have given it the turn just now.
+                if turn in sender.turns:
+                    sender.turns.remove(turn)
+                    self._bodies -= 1
+                    return None
+        found = sender
+        return _once(lambda: self._received(address, found))
+
+    def _received(self, address: str, sender: _Sender) -> None:
+        with self._lock:
+            self._bodies -= 1
+            if sender.turns:
+                self._begun_at = sender.begun_at = time.monotonic()
+                sender.turns.popleft().release()
+                return
+            sender.reading -= 1
+            if not sender.reading:
+                del self._senders[address]
+
+
+def _once(leave: Callable[[], None]) -> Callable[[], None]:
+    taken = threading.Lock()
+
+    def left() -> None:
+        # Both the end of the stream and the end of the response call this, and not always in the same thread.
+        if taken.acquire(blocking=False):
+            leave()
+
+    return left
 
 
 def prepare(app: Flask, settings: Settings) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from flask import Response, request
 
 from webapp.api.base import read_json
-from webapp.api.v1 import calls, chat_request, errors, ground, once, ratelimits
+from webapp.api.v1 import calls, chat_request, errors, ground, once, ratelimits, seats
 from webapp.api.v1.chat_request import ChatCall
 from webapp.contracts.calls import Finish, ToolPiece
 from webapp.extensions import now
@@ -44,11 +44,15 @@ def complete() -> Response:
 def serve(token: str, body: object, *, may_keep: bool = False) -> Response:
     """The answer to a body. Needs the application's context and no request's."""
     call = chat_request.read(body, may_keep=may_keep)
-    running = begin(token, call)
-    response = _streamed(running, call) if call.streamed else _whole(running, call)
+    response = seats.seated(token, lambda: _served(token, call))
     if call.ignored:
         response.headers["x-switchhook-ignored"] = call.ignored
     return response
+
+
+def _served(token: str, call: ChatCall) -> Response:
+    running = begin(token, call)
+    return _streamed(running, call) if call.streamed else _whole(running, call)
 
 
 def begin(token: str, call: ChatCall) -> Attended:

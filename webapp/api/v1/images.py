@@ -11,7 +11,7 @@ from flask import Response, request
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from webapp.api.base import read_json
-from webapp.api.v1 import calls, chat, errors, ground, naming, once
+from webapp.api.v1 import calls, chat, errors, ground, naming, once, seats
 from webapp.api.v1.calls import BadCall
 from webapp.api.v1.chat_request import bad_field
 from webapp.contracts.calls import Usage
@@ -56,6 +56,13 @@ def generate() -> Response:
     intake = Intake(
         medium="api", text=given.prompt, operation=IMAGES, token=token, parameters=_parameters(given), attended=True
     )
+    response = seats.seated(token, lambda: _served(intake, given))
+    if unused := calls.ignored(body, _USED):
+        response.headers["x-switchhook-ignored"] = unused
+    return response
+
+
+def _served(intake: Intake, given: _Body) -> Response:
     running = _begin(intake)
     for _ in running.pieces():
         pass
@@ -71,8 +78,6 @@ def generate() -> Response:
         }
     )
     response.headers.update(chat.headers_of(running))
-    if unused := calls.ignored(body, _USED):
-        response.headers["x-switchhook-ignored"] = unused
     return response
 
 

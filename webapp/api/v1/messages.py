@@ -10,7 +10,7 @@ from typing import Any
 from flask import Response, request
 
 from webapp.api.base import read_json
-from webapp.api.v1 import calls, chat, errors, ground, messages_request, once
+from webapp.api.v1 import calls, chat, errors, ground, messages_request, once, seats
 from webapp.api.v1.chat_request import ChatCall
 from webapp.contracts.calls import Finish, ToolPiece
 from webapp.contracts.toolflow import arguments_object
@@ -36,11 +36,15 @@ def create_message() -> Response:
     """Answer a conversation."""
     token = calls.bearer()
     call = messages_request.read(read_json(), may_keep=request.headers.get("x-switchhook-cache", "") == "allow")
-    running = chat.begin(token, call)
-    response = _streamed(running, call) if call.streamed else _whole(running, call)
+    response = seats.seated(token, lambda: _served(token, call))
     if call.ignored:
         response.headers["x-switchhook-ignored"] = call.ignored
     return response
+
+
+def _served(token: str, call: ChatCall) -> Response:
+    running = chat.begin(token, call)
+    return _streamed(running, call) if call.streamed else _whole(running, call)
 
 
 @blueprint.post("/messages/count_tokens")
