@@ -9,6 +9,7 @@ from typing import Any
 
 from flask import request
 
+from webapp.api.problems import seconds_until
 from webapp.contracts.errors import (
     BadInput,
     Conflict,
@@ -123,8 +124,6 @@ def failure_of(exc: SwitchhookError) -> Failure:
     if isinstance(exc, UnknownToken):
         return Failure(401, "authentication_error", "invalid_api_key", exc.message)
     if isinstance(exc, LimitReached):
-        from webapp.api.problems import seconds_until
-
         if exc.alone and not exc.closed:
             return Failure(400, "invalid_request_error", "request_too_large", exc.message, request_id=exc.request_id)
         wait_s = seconds_until(exc)

@@ -11,7 +11,7 @@ from webapp.contracts.errors import BadInput
 from webapp.contracts.providers import Provider
 from webapp.pipeline import parameters
 from webapp.registry import current_registry
-from webapp.routing import vendors
+from webapp.routing import route, vendors
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +79,4 @@ def _knows(provider: Provider, model: str) -> bool:
 
 
 def _missing(provider: Provider) -> bool:
-    from webapp.routing import route
-
     return bool(route.missing(provider)) or not vendors.known().vendor(provider.name).enabled
