@@ -37,5 +37,5 @@ def configure(settings: Settings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(MaskingFormatter("%(asctime)s %(levelname)s %(name)s:%(call)s %(message)s"))
     root.addHandler(handler)
-    for chatty in ("httpx", "urllib3", "rq", "alembic.runtime.migration", "flask-limiter"):
+    for chatty in ("httpx", "urllib3", "rq", "alembic.runtime", "flask-limiter"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -75,11 +75,11 @@ def _heads_of_release() -> set[str]:
 
 def check_schema() -> None:
     """Raise `SetupError` unless the database is at this release's schema."""
-    from alembic.script import ScriptDirectory
-
     at, wanted = heads()
     if at == wanted:
         return
+    from alembic.script import ScriptDirectory
+
     script = ScriptDirectory.from_config(_config())
     known = {revision.revision for revision in script.walk_revisions()}
     if at - known:
