@@ -175,13 +175,21 @@ def make_settings(folder: Path, redis_url: str, **values: Any) -> Settings:
     return read_settings(**(given | values))
 
 
+@pytest.fixture(autouse=True)
+def _forgetful_guard() -> Iterator[None]:
+    """The guard of the process never forgets what one test's installation allowed; the next test is another's."""
+    allowed = guard.current()
+    known = allowed._hosts, allowed._networks
+    yield
+    allowed._hosts, allowed._networks = known
+
+
 @pytest.fixture
 def make_app(tmp_path: Path, redis_url: str, database_url: str) -> Iterator[Callable[..., Flask]]:
     """Makes applications on this test's database and Redis; settings by name."""
     made: list[Flask] = []
-    # The guard of the process never forgets what one test's installation allowed; the next test is another's.
-    allowed = guard.current()
-    known = allowed._hosts, allowed._networks
+    # What a product of the whole module or session allowed is none of this test's installation.
+    guard.current()._hosts, guard.current()._networks = frozenset(), ()
 
     def make(**values: Any) -> Flask:
         given = {"redis_url": redis_url, "database_url": database_url} | values
@@ -191,7 +199,6 @@ def make_app(tmp_path: Path, redis_url: str, database_url: str) -> Iterator[Call
         return app
 
     yield make
-    allowed._hosts, allowed._networks = known
     for app in made:
         with app.app_context():
             db.session.remove()
