@@ -175,7 +175,6 @@ def children_of(pid: int) -> dict[str, int]:
         "valkey-server": "queue",
         "webapp.cli web": "web",
         "webapp.cli worker": "worker",
-        "webapp.cli cron": "cron",
     }
     listed = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()]
@@ -188,7 +187,7 @@ def children_of(pid: int) -> dict[str, int]:
 
 
 @pytest.mark.skipif(shutil.which("ps") is None, reason="needs ps")
-@pytest.mark.parametrize("name", ["queue", "web", "worker", "cron"])
+@pytest.mark.parametrize("name", ["queue", "web", "worker"])
 def test_each_process_that_is_killed_comes_back_and_the_product_goes_on(launch: Launcher, name: str) -> None:
     process = up(launch)
     wait_until_up(launch, process)

@@ -13,7 +13,8 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from ctypes import c_int
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,11 @@ from webapp.cli.typed import as_typed
 from webapp.contracts.errors import SetupError
 
 if TYPE_CHECKING:
+    from flask import Flask
+
     from webapp.settings import Settings
+
+log = logging.getLogger(__name__)
 
 BACKLOG = 2048
 """Connections that wait in the kernel until the web server takes them."""
@@ -53,7 +58,8 @@ def web(host: str | None, port: int | None) -> None:
 @click.command()
 @click.option("--queues", metavar="A,B,…", help="Queues to work on, the most urgent first; default: all of them.")
 @click.option("--burst", is_flag=True, help="End when nothing is left to do.")
-def worker(queues: str | None, burst: bool) -> None:
+@click.option("--clock", is_flag=True, help="Be the scheduler as well: one process less, as `switchhook up` has it.")
+def worker(queues: str | None, burst: bool, clock: bool) -> None:
     """Run one worker alone. Start as many as you like, on any machine that reaches the database and Redis."""
     settings = settings_with()
     leash.hold(settings.worker_grace_s + _MARGIN_S)
@@ -76,11 +82,36 @@ def worker(queues: str | None, burst: bool) -> None:
         job_context=app.app_context,
         preload=("webapp.jobs.tasks",),
     )
-    thread_worker.work(burst=burst)
+    with _ticking(app) if clock else contextlib.nullcontext():
+        thread_worker.work(burst=burst)
     if thread_worker.left_running:
         with app.app_context():
             sweep.hand_back()
         thread_worker.end_process()
+
+
+@contextlib.contextmanager
+def _ticking(app: Flask) -> Iterator[None]:
+    """The scheduler in a thread of its own, while this process does something else."""
+    from webapp.jobs.schedule import run
+
+    def tick() -> None:
+        # What fails in a task is caught there. Without this thread nothing would find lost work: then this process must not
+        # seem well, and whoever started it starts it again.
+        try:
+            run(app, stop)
+        except BaseException:
+            log.exception("the scheduler has failed; this process ends")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    stop = threading.Event()
+    thread = threading.Thread(target=tick, name="clock", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(CRON_GRACE_S)
 
 
 @click.command()

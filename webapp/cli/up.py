@@ -30,8 +30,8 @@ READY_TIMEOUT_S = 30.0
 WORKER_TIMEOUT_S = 15.0
 OWN_LOCK, CHILDRENS_LOCK = "up.lock", "processes.lock"
 
-WEB_FIRST, THEN_CRON, THEN_WORKERS, QUEUE_LAST = range(4)
-"""The order of stopping: nobody comes in, nothing new is scheduled, what runs ends, and only then the queue goes."""
+WEB_FIRST, THEN_WORKERS, QUEUE_LAST = range(3)
+"""The order of stopping: nobody comes in, what runs ends, and only then the queue goes."""
 
 _MARGIN_S = 5.0
 _PROBE_TIMEOUT_S = 0.5
@@ -121,8 +121,11 @@ def _children(settings: Settings) -> list[Child]:
     grace_s = settings.worker_grace_s + _MARGIN_S
     return [
         Child("web", (*python, "webapp.cli", "web"), WEB_FIRST, grace_s=grace_s),
-        *(Child(name, (*python, "webapp.cli", "worker"), THEN_WORKERS, grace_s=grace_s) for name in names),
-        Child("cron", (*python, "webapp.cli", "cron"), THEN_CRON, grace_s=processes.CRON_GRACE_S),
+        # The clock runs in the first worker: a process of its own would take as much memory again.
+        *(
+            Child(name, (*python, "webapp.cli", "worker", *(("--clock",) if name == names[0] else ())), THEN_WORKERS, grace_s)
+            for name in names
+        ),
     ]
 
 
