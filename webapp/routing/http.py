@@ -2,7 +2,8 @@
 
 httpx's own pool looks at every connection for every call, under one lock: at 400 calls in flight a call costs 11 ms of
 processor time. Here each origin has a stack of idle connections and nothing else, so a call costs the same whether 1 or
-400 others wait. The format is `http.client`'s work: per streamed piece it takes half the time of httpx's parser.
+400 others wait. Heads are read at once where they are plain (`http_head`), and chunks are `http.client`'s work: per streamed
+piece it takes half the time of httpx's parser. What is the same in many requests is worked out once (`http_request`).
 
 What this transport promises beyond httpx's:
 
@@ -22,103 +23,30 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from http.client import BadStatusLine, HTTPException, HTTPResponse, RemoteDisconnected
-from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import TYPE_CHECKING, cast
+from http.client import BadStatusLine, RemoteDisconnected
+from io import BufferedReader
+from typing import cast
 
 import httpx
 
 from webapp.routing import guard as guards
-from webapp.routing.wire import CONNECT_S, Clock, Connection, Origin, call_limits, given_up_when
-
-if TYPE_CHECKING:
-    import socket
-
-    from httpx._client import UseClientDefault
-    from httpx._types import AuthTypes
+from webapp.routing.http_body import PIECE, Body, PooledResponse
+from webapp.routing.http_client import PooledClient
+from webapp.routing.http_head import plain_head, read_head
+from webapp.routing.http_request import PreparedRequest, head_of, origin_of
+from webapp.routing.wire import Clock, Connection, Origin, Raw, call_limits, given_up_when
 
 __all__ = ["PooledTransport", "build_client", "call_limits", "client", "close_client", "given_up_when"]
 
 KEEP_ALIVE_S = 60.0
-_PIECE = 65_536
-# How long closing a response waits for the end of a body that may just be arriving. Readers of event streams stop at
-# `[DONE]`, a few microseconds before the empty chunk that ends the body; without it the connection could not be kept.
-# A server with Nagle's algorithm on holds that chunk back until our kernel has acknowledged the piece before, for 40 ms.
-_END_GRACE_S = 0.05
-_FORBIDDEN = re.compile(rb"[\r\n\x00]")
 
 
 class NotSent(Exception):
     """The request did not reach the server whole, so it cannot have been processed."""
-
-
-class _Body(httpx.SyncByteStream):
-    """The body of an answer: read once, as it arrives."""
-
-    def __init__(self, transport: PooledTransport, connection: Connection, answer: HTTPResponse) -> None:
-        self._transport = transport
-        self._connection = connection
-        self._answer = answer
-        self._left = answer.length
-        self._finished = self._left == 0
-        self._closed = self._broken = False
-        encoded = answer.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity")
-        # Compressed data may grow a thousandfold, and was not asked for.
-        self._room = connection.clock.max_bytes // 100 if encoded else connection.clock.max_bytes
-
-    def __iter__(self) -> Iterator[bytes]:
-        try:
-            while piece := self._next():
-                yield piece
-        except httpx.HTTPError:
-            self._broken = True
-            raise
-
-    def _next(self) -> bytes:
-        """The next bytes, b'' at the end. Truncation is an error, never an end."""
-        if self._finished:
-            return b""
-        try:
-            piece = self._answer.read1(_PIECE if self._left is None else min(_PIECE, self._left))
-        except TimeoutError as exc:
-            raise httpx.ReadTimeout(f"no further byte in time: {exc}") from exc
-        except OSError as exc:
-            raise httpx.ReadError(f"the connection broke: {exc}") from exc
-        except (HTTPException, ValueError) as exc:
-            raise httpx.RemoteProtocolError(f"the answer broke off or is malformed: {exc!r}") from exc
-        self._room -= len(piece)
-        if self._room < 0:
-            raise httpx.RemoteProtocolError("the answer is larger than the limit of the call (max_bytes)")
-        if self._left is not None:
-            self._left -= len(piece)
-            if self._left and not piece:
-                raise httpx.RemoteProtocolError(f"the answer ended {self._left} bytes before its announced length")
-        self._finished = self._left == 0 or not piece
-        return piece
-
-    def close(self) -> None:
-        """Give the connection back if the whole answer was read, else hang up."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._answer.chunked and not (self._finished or self._broken):
-            clock = self._connection.clock
-            clock.deadline = min(clock.deadline, time.monotonic() + _END_GRACE_S)
-            with contextlib.suppress(httpx.HTTPError):
-                self._next()
-        reusable = self._finished and not (self._broken or self._answer.will_close)
-        with contextlib.suppress(OSError, ValueError):
-            self._answer.close()
-        if reusable:
-            self._transport.give_back(self._connection)
-        else:
-            self._connection.close()
 
 
 class PooledTransport(httpx.BaseTransport):
@@ -141,13 +69,8 @@ class PooledTransport(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Make one call. Raises httpx's own exceptions, and no others."""
-        origin = _origin(request.url)
+        origin, head, body = (request.ready() if isinstance(request, PreparedRequest) else None) or _parts(request)
         clock = Clock(request)
-        head = _head(request)
-        try:
-            body: bytes | None = request.content
-        except httpx.RequestNotRead:
-            body = None
         kept = self._take(origin)
         while True:
             connection = kept or self._connect(origin, clock)
@@ -169,32 +92,37 @@ class PooledTransport(httpx.BaseTransport):
         connection.received = 0
         failure = self._write(connection, request, head, body)
         # A server may answer (413) and close before it has read everything, so a failed write is not the end yet.
-        # HTTPResponse only asks its socket for a file, so that a connection serves as one.
-        answer = HTTPResponse(cast("socket.socket", connection), method=request.method)
+        reader = None
         try:
-            answer.begin()
+            begun = connection.receive(PIECE)
+            plain = plain_head(begun, request.method)
+            if plain is None:
+                reader = BufferedReader(Raw(connection, begun))
+                answer = read_head(reader, request.method)
+                begun = b""
+            else:
+                answer, end = plain
+                begun = begun[end:]
+                if answer.chunked:
+                    reader, begun = BufferedReader(Raw(connection, begun)), b""
         except Exception as exc:
-            answer.close()
             if failure is not None:
                 raise NotSent from failure
             raise _head_error(exc) from exc
         if answer.status < 200:
-            answer.close()
             raise httpx.RemoteProtocolError(f"an interim answer ({answer.status}) came where the final one was due")
         if failure is not None:
             answer.will_close = True
-        return httpx.Response(
-            answer.status,
-            headers=[(k.encode("latin-1"), str(v).encode("latin-1")) for k, v in answer.headers.items()],
-            stream=_Body(self, connection, answer),
-        )
+        return PooledResponse(answer, Body(connection, answer, begun, reader, self.give_back), request)
 
     def _write(self, connection: Connection, request: httpx.Request, head: bytes, body: bytes | None) -> OSError | None:
         """Write the whole request. Returns what kept the server from taking it all, None if it took it."""
         try:
             if body is not None:
-                connection.send(head + body if len(body) < _PIECE else head)
-                if len(body) >= _PIECE:
+                if len(body) < PIECE:
+                    connection.send(head + body)
+                else:
+                    connection.send(head)
                     connection.send(body)
                 return None
             connection.send(head)
@@ -250,7 +178,10 @@ class PooledTransport(httpx.BaseTransport):
         if self._closed:
             connection.close()
             return
-        self._idle.setdefault(connection.origin, deque()).append(connection)
+        idle = self._idle.get(connection.origin)
+        if idle is None:
+            idle = self._idle.setdefault(connection.origin, deque())
+        idle.append(connection)
         if now > self._next_sweep:
             self._next_sweep = now + self._keep_alive_s / 2
             self._sweep(now)
@@ -271,22 +202,13 @@ class PooledTransport(httpx.BaseTransport):
                     idle.pop().close()
 
 
-def _origin(url: httpx.URL) -> Origin:
-    if url.scheme not in ("http", "https") or not url.host:
-        raise httpx.UnsupportedProtocol("only http and https addresses with a host can be called")
-    secure = url.scheme == "https"
-    return Origin(secure, url.raw_host.decode("ascii"), url.port or (443 if secure else 80))
-
-
-def _head(request: httpx.Request) -> bytes:
-    """The request line and the headers. Raises `LocalProtocolError`, without their values: they may be keys."""
-    lines = [b"%b %b HTTP/1.1" % (request.method.encode("ascii", "replace"), request.url.raw_path)]
-    lines += [b"%b: %b" % pair for pair in request.headers.raw]
-    for line in lines:
-        if _FORBIDDEN.search(line):
-            name = line.partition(b":")[0][:40].decode("latin-1")
-            raise httpx.LocalProtocolError(f"a line break in the request's header: {name!r}")
-    return b"\r\n".join(lines) + b"\r\n\r\n"
+def _parts(request: httpx.Request) -> tuple[Origin, bytes, bytes | None]:
+    """Where a request goes, its head and its body, None for one that is still to be read."""
+    origin, head = origin_of(request.url), head_of(request)
+    try:
+        return origin, head, request.content
+    except httpx.RequestNotRead:
+        return origin, head, None
 
 
 def _head_error(exc: Exception) -> httpx.HTTPError:
@@ -302,34 +224,6 @@ def _head_error(exc: Exception) -> httpx.HTTPError:
     return httpx.RemoteProtocolError(f"the answer's header is malformed: {type(exc).__name__}")
 
 
-class _Client(httpx.Client):
-    """A client that does what most calls need and no more: what httpx does for cookies, redirects, sign-in and event hooks
-    costs as much as the call. Where a call asks for any of it, httpx does it."""
-
-    def send(
-        self,
-        request: httpx.Request,
-        *,
-        stream: bool = False,
-        auth: AuthTypes | UseClientDefault | None = httpx.USE_CLIENT_DEFAULT,
-        follow_redirects: bool | UseClientDefault = httpx.USE_CLIENT_DEFAULT,
-    ) -> httpx.Response:
-        asked = auth is not httpx.USE_CLIENT_DEFAULT or follow_redirects is not httpx.USE_CLIENT_DEFAULT
-        if asked or request.url.userinfo:
-            return super().send(request, stream=stream, auth=auth, follow_redirects=follow_redirects)
-        if self.is_closed:
-            raise RuntimeError("Cannot send a request, as the client has been closed.")
-        response = self._transport.handle_request(request)
-        response.request = request
-        if not stream:
-            try:
-                response.read()
-            except BaseException:
-                response.close()
-                raise
-        return response
-
-
 def build_client(
     *,
     ssl_context: ssl.SSLContext | None = None,
@@ -342,14 +236,7 @@ def build_client(
     another's), and asks for uncompressed answers, which arrive piece by piece; what comes compressed is decoded. Without a
     guard it connects to any address.
     """
-    return _Client(
-        transport=PooledTransport(ssl_context=ssl_context, keep_alive_s=keep_alive_s, guard=guard),
-        trust_env=False,
-        follow_redirects=False,
-        timeout=httpx.Timeout(None, connect=CONNECT_S),
-        headers={"Accept-Encoding": "identity", "User-Agent": "Switchhook"},
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-    )
+    return PooledClient(PooledTransport(ssl_context=ssl_context, keep_alive_s=keep_alive_s, guard=guard))
 
 
 _lock = threading.Lock()

@@ -8,10 +8,10 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import ContextVar
 from http.client import HTTPException
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from webapp.routing.guard import Forbidden
 
@@ -55,40 +55,53 @@ class CallLimits(NamedTuple):
     silence_s: float
 
 
+_NO_TIMES: dict[str, float | None] = {}
 _current: ContextVar[CallLimits | None] = ContextVar("switchhook_call_limits", default=None)
 
 
-@contextlib.contextmanager
-def call_limits(timeout_s: float, silence_s: float = DEFAULT_SILENCE_S) -> Iterator[CallLimits]:
+class call_limits:  # noqa: N801  a context manager, called as a function is
     """Limit every call that this thread starts inside the block: `timeout_s` in all, `silence_s` without a byte.
 
     The deadline counts from the beginning of the block, for all its calls together. Of two nested blocks the tighter
     limits apply. Generators run in their consumer's thread, so the block must stay around the loop that consumes one.
     A call beyond a limit ends in one of `httpx.TimeoutException`'s kinds.
     """
-    outer = _current.get()
-    limits = CallLimits(time.monotonic() + timeout_s, silence_s)
-    if outer is not None:
-        limits = CallLimits(min(limits.deadline, outer.deadline), min(silence_s, outer.silence_s))
-    token = _current.set(limits)
-    try:
-        yield limits
-    finally:
-        _current.reset(token)
+
+    __slots__ = ("_silence_s", "_timeout_s", "_token")
+
+    def __init__(self, timeout_s: float, silence_s: float = DEFAULT_SILENCE_S) -> None:
+        self._timeout_s = timeout_s
+        self._silence_s = silence_s
+
+    def __enter__(self) -> CallLimits:
+        outer = _current.get()
+        limits = CallLimits(time.monotonic() + self._timeout_s, self._silence_s)
+        if outer is not None:
+            limits = CallLimits(min(limits.deadline, outer.deadline), min(limits.silence_s, outer.silence_s))
+        self._token = _current.set(limits)
+        return limits
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._token)
 
 
 _unwanted: ContextVar[Callable[[], bool] | None] = ContextVar("switchhook_unwanted", default=None)
 
 
-@contextlib.contextmanager
-def given_up_when(unwanted: Callable[[], bool]) -> Iterator[None]:
+class given_up_when:  # noqa: N801  a context manager, called as a function is
     """Let every call that this thread starts inside the block, and that waits for its server, ask a few times a second whether
     it is unwanted; if so it ends in `GivenUp`."""
-    token = _unwanted.set(unwanted)
-    try:
-        yield
-    finally:
-        _unwanted.reset(token)
+
+    __slots__ = ("_asked", "_token")
+
+    def __init__(self, unwanted: Callable[[], bool]) -> None:
+        self._asked = unwanted
+
+    def __enter__(self) -> None:
+        self._token = _unwanted.set(self._asked)
+
+    def __exit__(self, *_: object) -> None:
+        _unwanted.reset(self._token)
 
 
 class Clock:
@@ -98,16 +111,17 @@ class Clock:
 
     def __init__(self, request: httpx.Request) -> None:
         extensions = request.extensions
-        timeouts = extensions.get("timeout") or {}
-        limits = _current.get()
-        now = time.monotonic()
-        if limits is None:
-            limits = CallLimits(now + DEFAULT_DEADLINE_S, DEFAULT_SILENCE_S)
-        self.deadline: float = min(extensions.get("deadline", limits.deadline), limits.deadline)
+        timeouts = extensions.get("timeout") or _NO_TIMES
+        limits = _current.get() or CallLimits(time.monotonic() + DEFAULT_DEADLINE_S, DEFAULT_SILENCE_S)
+        deadline: float = limits.deadline
+        if "deadline" in extensions:
+            deadline = min(extensions["deadline"], deadline)
+        self.deadline = deadline
         self.max_bytes: int = extensions.get("max_bytes", DEFAULT_MAX_BYTES)
-        self.read_s = _smaller(timeouts.get("read"), limits.silence_s)
-        self.write_s = _smaller(timeouts.get("write"), WRITE_S)
-        self.connect_s = _smaller(timeouts.get("connect"), CONNECT_S)
+        read_s, write_s, connect_s = timeouts.get("read"), timeouts.get("write"), timeouts.get("connect")
+        self.read_s: float = limits.silence_s if read_s is None or limits.silence_s < read_s else read_s
+        self.write_s: float = WRITE_S if write_s is None or write_s > WRITE_S else write_s
+        self.connect_s: float = CONNECT_S if connect_s is None or connect_s > CONNECT_S else connect_s
         self.unwanted = _unwanted.get()
 
     def left(self, seconds: float) -> float:
@@ -115,24 +129,27 @@ class Clock:
         left = self.deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("the deadline of the call has passed")
-        return min(seconds, left)
+        return seconds if seconds < left else left
 
 
-def _smaller(wish: float | None, limit: float) -> float:
-    return limit if wish is None else min(wish, limit)
+class Raw(io.RawIOBase):
+    """The reading end of a connection, for a buffered reader. `begun` is what was received of the answer before."""
 
-
-class _Raw(io.RawIOBase):
-    """The reading end of a connection, for the buffer that `http.client` parses from."""
-
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, begun: bytes) -> None:
         self._connection = connection
+        self._begun = begun
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
-        return self._connection.receive_into(buffer)
+        room = memoryview(buffer)
+        if self._begun:
+            data, self._begun = self._begun[: len(room)], self._begun[len(room) :]
+        else:
+            data = self._connection.receive(len(room))
+        room[: len(data)] = data
+        return len(data)
 
 
 class Connection:
@@ -141,7 +158,7 @@ class Connection:
     With a guard it is made to an address that the guard lets through, or not at all: `Forbidden`.
     """
 
-    __slots__ = ("clock", "idle_since", "origin", "received", "sock")
+    __slots__ = ("_poll", "clock", "idle_since", "origin", "received", "sock")
 
     def __init__(self, origin: Origin, clock: Clock, context: ssl.SSLContext | None, guard: Guard | None = None) -> None:
         self.origin = origin
@@ -156,6 +173,8 @@ class Connection:
             except BaseException:
                 self.sock.close()
                 raise
+        self._poll = select.poll()
+        self._poll.register(self.sock, select.POLLIN)
 
     def _open(self, clock: Clock, guard: Guard | None) -> socket.socket:
         host, port = self.origin.host, self.origin.port
@@ -173,32 +192,37 @@ class Connection:
         raise failure or forbidden or OSError("the host has no address")
 
     def send(self, data: bytes) -> None:
-        view = memoryview(data)
+        self.sock.settimeout(self.clock.left(self.clock.write_s))
+        sent = self.sock.send(data)
+        if sent == len(data):
+            return
+        view = memoryview(data)[sent:]
         while view:
             self.sock.settimeout(self.clock.left(self.clock.write_s))
             view = view[self.sock.send(view) :]
 
-    def receive_into(self, buffer: WriteableBuffer) -> int:
+    def receive(self, size: int) -> bytes:
+        """The next bytes, at most `size`; b'' where the server closed the connection."""
         clock = self.clock
         wait_s = clock.left(clock.read_s)
         if clock.unwanted is None:
             self.sock.settimeout(wait_s)
-            count = self.sock.recv_into(buffer)
+            data = self.sock.recv(size)
         else:
-            count = self._receive_while_wanted(buffer, wait_s, clock.unwanted)
-        self.received += count
+            data = self._receive_while_wanted(size, wait_s, clock.unwanted)
+        self.received += len(data)
         # Chunk heads and trailers are not body, and a server may send them without end.
         if self.received > 2 * clock.max_bytes + 1_048_576:
             raise HTTPException(f"the answer is larger than {clock.max_bytes} bytes")
-        return count
+        return data
 
-    def _receive_while_wanted(self, buffer: WriteableBuffer, wait_s: float, unwanted: Callable[[], bool]) -> int:
+    def _receive_while_wanted(self, size: int, wait_s: float, unwanted: Callable[[], bool]) -> bytes:
         ends = time.monotonic() + wait_s
         # Asked before each wait, too: a server may send signs of life for ever.
         while not unwanted():
             self.sock.settimeout(min(wait_s, _LOOK_EVERY_S))
             try:
-                return self.sock.recv_into(buffer)
+                return self.sock.recv(size)
             except TimeoutError:
                 wait_s = ends - time.monotonic()
                 if wait_s <= 0:
@@ -207,19 +231,13 @@ class Connection:
         self.clock.unwanted = None
         raise GivenUp
 
-    def makefile(self, _mode: str) -> BinaryIO:
-        """What `HTTPResponse` asks of a socket."""
-        return cast("BinaryIO", io.BufferedReader(_Raw(self)))
-
     def usable(self, now: float, keep_alive_s: float) -> bool:
         """Whether an idle connection may carry another call: young, and nothing (not even its end) arrived on it."""
         if now - self.idle_since > keep_alive_s:
             return False
-        if isinstance(self.sock, ssl.SSLSocket) and self.sock.pending():
+        if self.origin.secure and cast("ssl.SSLSocket", self.sock).pending():
             return False
-        poll = select.poll()
-        poll.register(self.sock, select.POLLIN)
-        return not poll.poll(0)
+        return not self._poll.poll(0)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

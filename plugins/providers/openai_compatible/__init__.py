@@ -87,13 +87,15 @@ class OpenAICompatible(TextProvider):
         self.probe_needed = not self.default_model
         self.peak_hours = row.peak_hours
         self._headers = self._build_headers(settings)
-        self._prepared: tuple[httpx.URL, httpx.Headers] | None = None
+        self._url = f"{self.base_url}/chat/completions"
+        self._infos: dict[str, ModelInfo] = {}
         self._manners: dict[str, Manner] = {}
         able = (
             settings.get(row.capabilities_variable, "").lower().replace(",", " ").split() if row.capabilities_variable else []
         )
         self._valid_words = able == ["none"] or all(word in _CAPABILITIES for word in able)
         self._declared = frozenset(_CAPABILITIES[word] for word in able if word in _CAPABILITIES) if able else None
+        self._missing = self._find_missing()
 
     def _build_headers(self, settings: Mapping[str, str]) -> dict[str, str]:
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream, application/json"}
@@ -105,7 +107,10 @@ class OpenAICompatible(TextProvider):
         return headers
 
     def missing(self) -> str:
-        """A variable that is not set or cannot be right; '' if a call may be tried."""
+        """A variable that is not set or cannot be right; '' if a call may be tried. The settings are those of its making."""
+        return self._missing
+
+    def _find_missing(self) -> str:
         if not self._key and self.row.key_required:
             return f"{self.row.key_variable} is not set"
         if not self.base_url:
@@ -119,37 +124,52 @@ class OpenAICompatible(TextProvider):
         return ""
 
     def model_info(self, model: str) -> ModelInfo:
-        """From what is known of the vendor's models, and what the operator says of the server."""
+        """From what is known of the vendor's models, and what the operator says of the server. Neither changes, so it is
+        worked out once for each model."""
+        if found := self._infos.get(model):
+            return found
         info = known_of(self.row.catalog, model).info(model)
-        return info if self._declared is None else replace(info, capabilities=self._declared)
+        if self._declared is not None:
+            info = replace(info, capabilities=self._declared)
+        if len(self._infos) >= _LEARNED_MODELS:
+            self._infos.clear()
+        self._infos[model] = info
+        return info
 
     # -- a call ----------------------------------------------------------------------------------------------------
     def stream(self, call: TextCall, http: httpx.Client) -> Iterator[Text | ToolPiece | Usage]:
         """Asks for a stream, or for a whole answer where the call wants that; takes either from any server."""
         try:
-            with self._accepted(call, http) as response:
+            response = self._accepted(call, http)
+            try:
                 told = response.headers
                 request_id = told.get("x-request-id") or told.get("x-deepseek-request-id", "")
                 answer = Answer(self.label, self._key, request_id, costs_told=self.row.costs_told, tools=bool(call.tools))
                 yield from answer.read(response.iter_bytes())
+            finally:
+                response.close()
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as exc:
             raise error_for_network(self.label, exc) from exc
 
-    @contextlib.contextmanager
-    def _accepted(self, call: TextCall, http: httpx.Client) -> Iterator[httpx.Response]:
-        """The response to a call that the vendor accepts. A field that a model refuses is left out from then on."""
+    def _accepted(self, call: TextCall, http: httpx.Client) -> httpx.Response:
+        """The response to a call that the vendor accepts, to be closed by the caller. A field that a model refuses is left
+        out from then on."""
         model = call.model or self.default_model or self._first_model(http, call.timeout_s)
         self._refuse_unable(call, model)
-        timeout = httpx.Timeout(call.timeout_s, connect=min(CONNECT_S, call.timeout_s))
+        limit_s = call.timeout_s
+        # What httpx makes of `Timeout(limit_s, connect=…)`.
+        times = {"connect": min(CONNECT_S, limit_s), "read": limit_s, "write": limit_s, "pool": limit_s}
         loose = False
-        url, headers = self._address()
         while True:
             manner = self._manner(model)
             body = to_wire(call, model, replace(manner, without=manner.without | {STRICT_REFUSED}) if loose else manner)
-            with http.stream("POST", url, content=encode(body), headers=headers, timeout=timeout) as response:
-                if response.is_success:
-                    yield response
-                    return
+            request = http.build_request(
+                "POST", self._url, content=encode(body), headers=self._headers, extensions={"timeout": times}
+            )
+            response = http.send(request, stream=True)
+            if 200 <= response.status_code < 300:
+                return response
+            with contextlib.closing(response):
                 said, failure = self._failure(response)
             if failure.status not in (400, 422):
                 raise failure
@@ -163,20 +183,19 @@ class OpenAICompatible(TextProvider):
 
     def _refuse_unable(self, call: TextCall, model: str) -> None:
         """A model that is known to see nothing, or to call no tools, would answer as if nothing of them had been sent."""
-        if call.tools or any(turn.pictures for turn in call.turns):
-            able = self.model_info(model).capabilities
-            if able is None:
-                return
-            if Capability.VISION not in able and any(turn.pictures for turn in call.turns):
-                raise Rejected(f"{model} at {self.label} does not take pictures.")
-            if Capability.TOOLS not in able and call.tools:
-                raise Rejected(f"{model} at {self.label} does not take tools.")
-
-    def _address(self) -> tuple[httpx.URL, httpx.Headers]:
-        """Where calls go and their headers, prepared once: httpx takes longer over an address than over the rest of a call."""
-        if self._prepared is None:
-            self._prepared = (httpx.URL(f"{self.base_url}/chat/completions"), httpx.Headers(self._headers))
-        return self._prepared
+        pictures = False
+        for turn in call.turns:
+            if turn.pictures:
+                pictures = True
+        if not (call.tools or pictures):
+            return
+        able = self.model_info(model).capabilities
+        if able is None:
+            return
+        if pictures and Capability.VISION not in able:
+            raise Rejected(f"{model} at {self.label} does not take pictures.")
+        if call.tools and Capability.TOOLS not in able:
+            raise Rejected(f"{model} at {self.label} does not take tools.")
 
     def _manner(self, model: str) -> Manner:
         """How the model is asked; worked out once, and again after it refused a field."""

@@ -28,7 +28,7 @@ def messages(turns: Iterable[Turn], tool_id_chars: int = 0) -> list[dict[str, ob
         if waiting:
             made.append({"role": "user", "content": waiting})
             waiting = []
-        message: dict[str, object] = {"role": turn.role.value, "content": _content(turn) if turn.pictures else turn.text}
+        message: dict[str, object] = {"role": turn.role._value_, "content": _content(turn) if turn.pictures else turn.text}
         if turn.tool_calls:
             message["content"] = message["content"] or None
             message["tool_calls"] = [_asked(wish, tool_id_chars) for wish in turn.tool_calls]

@@ -37,6 +37,7 @@ from webapp.plugin import (
     vendor_words,
 )
 
+_decoder = json.JSONDecoder()
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BLANK_BYTES = 4 * 1024 * 1024
 _FINISH = {
@@ -89,11 +90,12 @@ class Answer:
     # -- the two forms of an answer --------------------------------------------------------------------------------
     def _stream(self, pieces: Iterable[bytes]) -> Iterator[Text | ToolPiece]:
         for name, data in sse_events(lines(self._until_broken(pieces))):
-            if data.strip() == b"[DONE]":
+            data = data.strip()
+            if data == b"[DONE]":
                 self._done = True
                 return
             try:
-                chunk = json.loads(data)
+                chunk = _document(data)
             except (ValueError, RecursionError) as exc:
                 # After the finish reason the answer is whole: what comes then may be a cut `[DONE]`.
                 if self._finish or (name and name != "error"):
@@ -122,7 +124,7 @@ class Answer:
             if size > 4 * ANSWER_CHARS:
                 raise ValueError("the answer is too large")
         try:
-            document = json.loads(b"".join(found) if len(found) > 1 else start)
+            document = _document(b"".join(found) if len(found) > 1 else start)
         except RecursionError as exc:
             raise ValueError("the answer is nested too deeply") from exc
         if not isinstance(document, dict) or not ("choices" in document or _error_in(document)):
@@ -132,13 +134,14 @@ class Answer:
 
     def _chunk(self, chunk: Mapping[str, Any]) -> list[Text | ToolPiece]:
         """What a chunk or a whole answer says. Lists, not generators: this runs for every piece of every answer."""
-        if isinstance(chunk.get("model"), str):
-            self._model = chunk["model"]
-        if not self._vendor_request_id and isinstance(chunk.get("id"), str):
-            self._vendor_request_id = chunk["id"]
-        if isinstance(usage := chunk.get("usage"), dict):
+        get = chunk.get
+        if isinstance(model := get("model"), str):
+            self._model = model
+        if not self._vendor_request_id and isinstance(chunk_id := get("id"), str):
+            self._vendor_request_id = chunk_id
+        if isinstance(usage := get("usage"), dict):
             self._usage = usage
-        if isinstance(groq := chunk.get("x_groq"), dict) and isinstance(usage := groq.get("usage"), dict):
+        if "x_groq" in chunk and isinstance(groq := chunk["x_groq"], dict) and isinstance(usage := groq.get("usage"), dict):
             self._usage = usage
         if error := _error_in(chunk):
             said = Complaint.read({"error": error})
@@ -184,12 +187,19 @@ class Answer:
 
     def _told(self) -> Usage:
         """What the vendor counted, as far as it can be believed."""
+        told = self._usage
+        taken, given = told.get("prompt_tokens"), told.get("completion_tokens")
+        cached = written = reasoned = 0
+        if isinstance(parts := told.get("prompt_tokens_details"), dict):
+            cached, written = token_part(parts.get("cached_tokens"), taken), token_part(parts.get("cache_write_tokens"), taken)
+        if isinstance(parts := told.get("completion_tokens_details"), dict):
+            reasoned = token_part(parts.get("reasoning_tokens"), given)
         return Usage(
-            input_tokens=token_count(self._usage.get("prompt_tokens")),
-            output_tokens=token_count(self._usage.get("completion_tokens")),
-            cached_tokens=self._cached(),
-            cache_write_tokens=self._part("prompt_tokens_details", "cache_write_tokens", "prompt_tokens"),
-            reasoning_tokens=self._part("completion_tokens_details", "reasoning_tokens", "completion_tokens"),
+            input_tokens=token_count(taken),
+            output_tokens=token_count(given),
+            cached_tokens=cached or token_part(told.get("prompt_cache_hit_tokens"), taken),
+            cache_write_tokens=written,
+            reasoning_tokens=reasoned,
             cost_usd=self._cost(),
             finish=self._ending(),
             model=vendor_id(self._model),
@@ -235,15 +245,6 @@ class Answer:
             return MalformedAnswer(f"{self._label}'s model {offered}.")
         return MalformedAnswer(f"{self._label} sent an empty answer.", detail=f"finish reason: {self._finish or 'none'}")
 
-    def _cached(self) -> int:
-        return self._part("prompt_tokens_details", "cached_tokens", "prompt_tokens") or token_part(
-            self._usage.get("prompt_cache_hit_tokens"), self._usage.get("prompt_tokens")
-        )
-
-    def _part(self, details: str, name: str, whole: str) -> int:
-        found = self._usage.get(details)
-        return token_part(found.get(name) if isinstance(found, dict) else None, self._usage.get(whole))
-
     def _malformed(self, why: str, start: bytes) -> MalformedAnswer:
         seen = "" if self._flow.visible else f"; it began: {start[:200].decode('utf-8', 'replace')}"
         return MalformedAnswer(
@@ -258,6 +259,8 @@ def _beginning(source: Iterator[bytes]) -> bytes:
     """The first bytes that say something: no byte order mark, and none of the empty lines by which servers stay awake."""
     seen, blanks = b"", 0
     for piece in source:
+        if not seen and b" " < piece[:1] < b"\x80":
+            return piece
         seen += piece
         if _BYTE_ORDER_MARK.startswith(seen):
             continue
@@ -269,6 +272,17 @@ def _beginning(source: Iterator[bytes]) -> bytes:
         if blanks > _BLANK_BYTES:
             raise ValueError("the answer is nothing but blanks")
     return b""
+
+
+def _document(data: bytes) -> object:
+    """The value that JSON without blanks around it stands for. What may not be plain UTF-8 is left to `json`."""
+    if data[:1] == b"\xef" or b"\0" in data:
+        return json.loads(data)
+    text = data.decode("utf-8", "surrogatepass")
+    value, end = _decoder.raw_decode(text)
+    if text[end:].strip(" \t\n\r"):
+        raise ValueError("something follows the answer")
+    return value
 
 
 def _error_in(chunk: Mapping[str, Any]) -> object:
