@@ -16,7 +16,6 @@ from types import ModuleType
 from typing import Any, cast
 
 import pluggy
-from flask import current_app
 
 from webapp import hookspecs
 from webapp.contracts.channels import Channel
@@ -25,6 +24,7 @@ from webapp.contracts.limits import QuotaPolicy
 from webapp.contracts.providers import ImageProvider, Provider, TextProvider
 from webapp.contracts.sorting import Categorizer
 from webapp.contracts.texts import frames
+from webapp.extensions import of_application
 from webapp.plugin import CONTRACT_VERSION
 
 log = logging.getLogger(__name__)
@@ -121,6 +121,10 @@ class Registry:
         record = PluginRecord(name, source)
         self._load(record, settings, lambda: plugin)
         return record
+
+    def hears(self, event_hook: str) -> bool:
+        """Whether any plugin wants to be told of such events."""
+        return bool(getattr(self._manager.hook, event_hook).get_hookimpls())
 
     def emit(self, event_hook: str, event: object) -> None:
         """Tell every listener; one that fails is logged and harms nothing."""
@@ -346,4 +350,4 @@ def _provider_fault(provider: Provider) -> str:
 
 def current_registry() -> Registry:
     """The registry of the running application."""
-    return cast(Registry, current_app.extensions["switchhook.registry"])
+    return cast(Registry, of_application("switchhook.registry"))

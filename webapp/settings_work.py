@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -134,7 +136,7 @@ class WorkSettings(ApiSettings):
     @property
     def warned_percents(self) -> tuple[int, ...]:
         """At how many percent of a limit people are told, lowest first."""
-        return tuple(int(part) for part in self.warn_percents.split(",") if part)
+        return _percents(self.warn_percents)
 
     def retry_wait_after_s(self, retries: int) -> float:
         """Seconds to wait before a request is tried again that was tried again `retries` times already."""
@@ -151,7 +153,13 @@ class WorkSettings(ApiSettings):
         return self.credit_usd * 1_000_000
 
 
-def _by_operation(text: str) -> dict[str, float]:
+@lru_cache(maxsize=16)
+def _percents(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(",") if part)
+
+
+@lru_cache(maxsize=16)
+def _by_operation(text: str) -> Mapping[str, float]:
     found = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         operation, _, seconds = part.partition("=")

@@ -11,6 +11,7 @@ class Allocation(QuotaPolicy):
     """All calls of the request together cost at most its allocation."""
 
     name = "allocation"
+    steady = True
 
     def limits(self, question: QuotaQuestion) -> Iterable[Limit]:
         if question.allocation_millicredits is not None:

@@ -19,6 +19,7 @@ class PlanLimits(QuotaPolicy):
     """Requests of the operation's kind, tokens of all, and cost of all, each per month."""
 
     name = "plan-limits"
+    steady = True
 
     def limits(self, question: QuotaQuestion) -> Iterable[Limit]:
         subject = f"person:{question.person_id}"

@@ -18,6 +18,7 @@ class StoredLimits(QuotaPolicy):
     """Each stored limit that is about requests of this operation, counted for whom it is about."""
 
     name = "stored-limits"
+    steady = True
 
     def limits(self, question: QuotaQuestion) -> Iterable[Limit]:
         person = f"person:{question.person_id}"

@@ -19,7 +19,7 @@ from tests.integration.limits_support import add_organization
 from webapp.contracts.limits import StoredLimit
 from webapp.extensions import db, now, reading, writing, writing_session
 from webapp.models import ApiToken, Membership, Organization
-from webapp.models.straight import Unusual
+from webapp.models.connections import Connections, Unusual
 from webapp.pipeline import quick
 from webapp.pipeline.brought import tokens_of
 from webapp.plugin import Text, TextCall, TextProvider, Usage
@@ -177,10 +177,24 @@ def driven(patch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         def back(connection: Any, *_: object) -> None:
             connection.set_trace_callback(None)
 
+        take, give = Connections.take, Connections.give
+
+        def taken(self: Connections) -> Any:
+            driver = take(self)
+            out(driver)
+            return driver
+
+        def given_back(self: Connections, driver: Any) -> None:
+            back(driver)
+            give(self, driver)
+
         event.listen(engine.pool, "checkout", out)
         event.listen(engine.pool, "checkin", back)
         try:
-            yield given
+            with patch.context() as inner:
+                inner.setattr(Connections, "take", taken)
+                inner.setattr(Connections, "give", given_back)
+                yield given
         finally:
             event.remove(engine.pool, "checkout", out)
             event.remove(engine.pool, "checkin", back)

@@ -60,8 +60,8 @@ def plan(**limits: int | None) -> None:
 
 # -- counted -----------------------------------------------------------------------------------------------------------
 SQLITE = [
-    "BEGIN IMMEDIATE",
     "SELECT api_token",
+    "BEGIN IMMEDIATE",
     "INSERT INTO request",
     "INSERT INTO limit_counter",
     "INSERT INTO hold",
@@ -79,12 +79,14 @@ POSTGRESQL = ["SELECT api_token", "WITH r", "WITH e"]
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_call_takes_the_fewest_statements_and_one_round_trip_to_redis(
+def test_a_call_takes_the_fewest_statements_and_no_round_trip_to_redis(
     app: Flask, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     install(Exact())
     alice = owner()
     plan(messages=1000, tokens=10**9, cost_microusd=10**12)
+    # What Redis said in the calls before is still good, however slow the machine is.
+    monkeypatch.setattr(resilience, "CLEAN_S", 3600.0)
     for _ in range(2):
         assert ask(app, alice.token).status_code == 200
     monkeypatch.setattr(vendors, "LOOK_S", 3600.0)
@@ -117,7 +119,7 @@ def test_a_call_takes_the_fewest_statements_and_one_round_trip_to_redis(
     expected = SQLITE if db.engine.dialect.name == "sqlite" else POSTGRESQL
     assert [start for text, start in zip(given, expected, strict=False) if not text.startswith(start)] == []
     assert len(given) == len(expected), given
-    assert len(trips) == 1, "a call asks for leave; its good end says nothing new"
+    assert trips == [], "nothing is against the target, and a good end says nothing new"
     assert (seen.admitted, seen.settled) == (1, 1)
     assert routed == [], "it went through the application's routing"
     assert loaded == [], "objects were loaded"

@@ -115,6 +115,10 @@ class QuotaPolicy:
 
     name: str
 
+    steady: bool = False
+    """Whether the same question always has the same answer, so that it need not be asked again: a policy that looks at nothing
+    but the question says so and saves each request its time."""
+
     def limits(self, question: QuotaQuestion) -> Iterable[Limit]:
-        """The limits that apply. Called for every request, so it must be quick and do no I/O."""
+        """The limits that apply. Called for every request unless all policies are steady, so it must be quick and do no I/O."""
         raise NotImplementedError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, PrimaryKeyConstraint, String, Uuid, text
+from sqlalchemy import BigInteger, CheckConstraint, Index, Integer, PrimaryKeyConstraint, String, Uuid, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from webapp.contracts.limits import Dimension, Window
@@ -78,7 +78,9 @@ class Hold(Base):
 
     # A hold is written with every request and is never named outside, so a small number is enough of a key.
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
-    request_id: Mapped[uuid.UUID | None] = mapped_column(Uuid, ForeignKey("request.id"))
+    # No foreign key, which the database would check for each of a request's holds: they are written in the transaction that
+    # writes the request, or while its row is claimed, and requests are never deleted.
+    request_id: Mapped[uuid.UUID | None] = mapped_column(Uuid)
     """Its owner, whose end ends it. What the house holds for itself has none, and expires."""
     expires_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     subject: Mapped[str] = mapped_column(String(80))

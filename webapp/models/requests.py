@@ -92,7 +92,14 @@ class Request(Base):
         CheckConstraint(one_of("status", RequestStatus), name="status"),
         CheckConstraint("rating IS NULL OR rating BETWEEN 1 AND 5", name="rating"),
         CheckConstraint("cost_microusd >= 0", name="cost_not_negative"),
-        Index("ix_request_conversation", "conversation_id", "id"),
+        # Programs ask without a conversation: their requests are not written to this index.
+        Index(
+            "ix_request_conversation",
+            "conversation_id",
+            "id",
+            sqlite_where=text("conversation_id IS NOT NULL"),
+            postgresql_where=text("conversation_id IS NOT NULL"),
+        ),
         Index("ix_request_person", "person_id", "id"),
         Index("ix_request_organization", "organization_id", "id"),
         Index(

@@ -27,8 +27,8 @@ from webapp.models import (
     senders,
 )
 from webapp.models.columns import new_id
+from webapp.models.connections import Unusual
 from webapp.models.senders import Sender
-from webapp.models.straight import Unusual
 from webapp.pipeline import incoming, parameters, pictures, quick, warnings, webhooks, words
 from webapp.pipeline.entering import Entry, Refused, Repeated, insert_request, parameters_of
 from webapp.pipeline.intake import Admission, Intake, Outcome
@@ -63,11 +63,13 @@ def admit(intake: Intake) -> Admission:
     text = _checked(intake)
     if intake.token:
         _look_at_token(intake.token)
-    stored = tuple(pictures.store(data, strip=True) for data in intake.pictures)
+    stored = tuple(pictures.store(data, strip=True) for data in intake.pictures) if intake.pictures else ()
     ask, path = _ask(intake, stored)
 
     if intake.attended and intake.token and (admission := _quickly(Entry(intake, text, now(), ask, path, stored))):
         return admission
+    # The price table is loaded at its first use: not inside the transaction.
+    costs.most(path.targets[0] if path.targets else None, 0, 0)
     full_at: frozenset[str] = frozenset()
 
     def entry() -> Entry:
@@ -125,8 +127,10 @@ def _quickly(entry: Entry) -> Admission | None:
     except Unusual as exc:
         log.debug("admitted in general: %s", exc)
         return None
-    entry.events.append(("request_admitted", _request_event(entry, sender, request_id, None)))
-    _tell(entry)
+    if current_registry().hears("request_admitted"):
+        # Nothing else is ever to be told here.
+        entry.events.append(("request_admitted", _request_event(entry, sender, request_id, None)))
+        _tell(entry)
     return Admission(Outcome.ACCEPTED, request_id, None, entry.claimed)
 
 
@@ -181,10 +185,13 @@ def _ask(intake: Intake, stored: tuple[Stored, ...]) -> tuple[Ask, Route]:
     have to read or to probe is looked at here: in the transaction, which others wait for, it goes by what is known."""
     needs = {Capability.VISION} if stored and intake.operation != IMAGES else set()
     brought = intake.brought
-    if brought is not None and any(turn.pictures for turn in brought.turns):
-        needs.add(Capability.VISION)
-    if brought is not None and brought.tools:
-        needs.add(Capability.TOOLS)
+    if brought is not None:
+        for turn in brought.turns:
+            if turn.pictures:
+                needs.add(Capability.VISION)
+                break
+        if brought.tools:
+            needs.add(Capability.TOOLS)
     if intake.parameters.get("output"):
         needs.add(Capability.JSON)
     ask = Ask(
@@ -193,10 +200,7 @@ def _ask(intake: Intake, stored: tuple[Stored, ...]) -> tuple[Ask, Route]:
         pictures=1 if intake.operation == IMAGES else 0,
         named=str(intake.parameters.get("model") or ""),
     )
-    path = route.plan(ask)
-    # The price table is loaded at its first use: not inside the transaction either.
-    costs.most(path.targets[0] if path.targets else None, 0, 0)
-    return ask, path
+    return ask, route.plan(ask)
 
 
 def _in_transaction(entry: Entry, refused: Refused | None) -> tuple[Admission, str]:
@@ -240,7 +244,7 @@ def _enter(connection: Connection, entry: Entry, refused: Refused | None) -> tup
         limits = asking.held_at(limits, filed.provider)
         standings = holds.take(connection, request_id, holds.needs(limits, filed.amounts, entry.at, sender.time_zone))
         if entry.claimed is not None:
-            entry.claimed = replace(entry.claimed, standings=standings)
+            entry.claimed.standings = standings
     else:
         _note_refusal(connection, entry, sender, request_id, refused)
     entry.events.append(("request_admitted", _request_event(entry, sender, request_id, refused)))

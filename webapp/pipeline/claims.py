@@ -16,9 +16,9 @@ from webapp.models.columns import new_id
 from webapp.quota.holds import Standing
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Claimed:
-    """A request in the hands of this execution."""
+    """A request in the hands of this execution. Nothing of it changes, but for `standings`, which are known last."""
 
     id: uuid.UUID
     claim: uuid.UUID

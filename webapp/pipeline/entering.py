@@ -136,7 +136,7 @@ def insert_request(
     refused: Refused | None,
 ) -> Filed:
     """Store the request; returns what is to be held for it. Raises `Repeated` for a known idempotency key."""
-    values, filed = new_row(entry, sender, request_id, conversation_id, limits, refused)
+    values, filed = new_row(entry, sender, request_id, conversation_id, asking.cap_microusd(limits), refused)
     if entry.intake.idempotency_key is None:
         _insert(connection, [values])
     elif not _insert_once(connection, [values]):
@@ -150,12 +150,12 @@ def new_row(
     sender: Sender,
     request_id: uuid.UUID,
     conversation_id: uuid.UUID | None,
-    limits: Sequence[Limit],
+    cap: int | None,
     refused: Refused | None,
 ) -> tuple[dict[str, Any], Filed]:
-    """The row of a request (`COLUMNS`), and what is to be held for it. An attended one is claimed from here on."""
+    """The row of a request (`COLUMNS`), and what is to be held for it. An attended one is claimed from here on. `cap` is what
+    all its calls together may cost, in micro-dollars."""
     intake, message = entry.intake, entry.intake.message
-    cap = asking.cap_microusd(limits)
     target, ask = _sized(entry, sender, conversation_id, cap)
     amounts = _amounts(target, ask)
     not_before = _cheaper_hours(entry, target)
@@ -256,12 +256,17 @@ def _sized(
     earlier = sender.context_tokens if conversation_id is not None and sender.conversation_id == conversation_id else 0
     drawing = entry.intake.operation == IMAGES
     wanted = entry.intake.parameters.get("max_output_tokens") or sender.max_output_tokens
-    ask = replace(
-        entry.ask,
+    asked = entry.ask
+    ask = Ask(
+        operation=asked.operation,
+        category=asked.category,
         plan=sender.plan,
         organization_id=sender.organization_id,
+        needs=asked.needs,
         input_tokens=alone + (0 if drawing else earlier),
         output_tokens=DRAWING_TOKENS if drawing else min(wanted, sender.max_output_tokens),
+        pictures=asked.pictures,
+        named=asked.named,
     )
     targets = _targets(ask, entry.path)
     # With none left it is the first again, whose limit then refuses the request.

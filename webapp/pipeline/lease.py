@@ -11,7 +11,6 @@ import os
 import threading
 import uuid
 from datetime import timedelta
-from typing import cast
 
 from flask import Flask, current_app
 from sqlalchemy import update
@@ -27,27 +26,31 @@ _held: dict[uuid.UUID, Flask] = {}
 _asked: set[uuid.UUID] = set()
 _changed = threading.Event()
 _thread_of_pid = 0
+_IDLE_S = 10.0
+_wait_s = _IDLE_S
+"""For how long the thread waits now: it is woken for a lease that wants to be prolonged sooner, and for no other."""
 
 
 def begin(claim: uuid.UUID) -> None:
     """From now on prolong the lease of the request with this claim. The first call in a process starts its thread."""
     global _thread_of_pid
-    app = cast(Flask, current_app._get_current_object())  # type: ignore[attr-defined]
+    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
     with shielded(), _guard:
         if _thread_of_pid != os.getpid():
             _held.clear()
             _thread_of_pid = os.getpid()
             threading.Thread(target=_keep, name="lease", daemon=True).start()
-        if app not in _held.values():
-            _changed.set()
         _held[claim] = app
+        if app.extensions["switchhook.settings"].lease_s / 3 < _wait_s:
+            _changed.set()
 
 
 def end(claim: uuid.UUID) -> None:
     """Let go of a claim: the request is settled, or could not be and is to be taken over."""
     with shielded(), _guard:
         _held.pop(claim, None)
-        _asked.discard(claim)
+        if _asked:
+            _asked.discard(claim)
 
 
 def ask_to_stop(claim: uuid.UUID) -> None:
@@ -59,16 +62,18 @@ def ask_to_stop(claim: uuid.UUID) -> None:
 
 def asked_to_stop(claim: uuid.UUID) -> bool:
     """Whether somebody wants this execution to stop: of this process, or as the last look into the database has shown."""
-    return claim in _asked
+    # Nearly always nobody has asked, and looking for a claim would make its hash.
+    return bool(_asked) and claim in _asked
 
 
 def _keep() -> None:
+    global _wait_s
     while True:
         with _guard:
             apps = list(dict.fromkeys(_held.values()))
-        leases = [app.extensions["switchhook.settings"].lease_s for app in apps]
-        # Somebody with a shorter lease may come while this waits.
-        if _changed.wait(min(leases, default=30.0) / 3):
+            if apps:
+                _wait_s = min(_IDLE_S, *(app.extensions["switchhook.settings"].lease_s / 3 for app in apps))
+        if _changed.wait(_wait_s):
             _changed.clear()
             continue
         for app in apps:

@@ -7,35 +7,40 @@ changes nothing here and goes the general way.
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
+from flask import current_app
 from sqlalchemy import Dialect
 
-from webapp.contracts.limits import Limit, Window
 from webapp.extensions import current_settings, db, now, table_of
 from webapp.models import Attempt, LedgerEntry, Request, RequestStatus, senders, straight
 from webapp.models.columns import new_id
+from webapp.models.connections import Unusual
 from webapp.models.senders import Sender
-from webapp.models.straight import Convert, Part, Unusual
+from webapp.models.straight import Convert, Part, Way
 from webapp.pipeline import books, settle
 from webapp.pipeline.books import ATTEMPT, ENTRY
 from webapp.pipeline.claims import Claimed
 from webapp.pipeline.end_values import dimensions_of, sums_of, values_of
 from webapp.pipeline.endings import PERSON, Ending
 from webapp.pipeline.entering import COLUMNS, Entry, new_row
+from webapp.pipeline.entitled import Entitled
 from webapp.pipeline.settle import Settled
-from webapp.quota import asking, holds
-from webapp.quota.asking import PolicyFailed
+from webapp.quota import holds
 from webapp.quota.holds import Need
 from webapp.routing import listeners
 
 _Values = Mapping[str, Any]
+_ENTITLED = "switchhook.entitled"
+_ENTITLED_MAX = 10_000
+_LAST_USED = 3
+"""Where a token's last use stands in a row of `senders.BY_DIGEST`: it changes, and entitles to nothing."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +57,9 @@ class _Statements:
 
 
 @lru_cache(maxsize=4)
-def _compiled(name: str, dialect: Dialect) -> _Statements:  # noqa: ARG001 - the name is what two dialects differ by
+def _compiled(name: str) -> _Statements:
+    dialect: Dialect = db.engine.dialect
+    assert dialect.name == name
     return _Statements(
         sender=straight.part(senders.BY_DIGEST, dialect),
         reads=straight.readers(senders.BY_DIGEST, dialect),
@@ -64,58 +71,48 @@ def _compiled(name: str, dialect: Dialect) -> _Statements:  # noqa: ARG001 - the
     )
 
 
-def _statements() -> _Statements:
-    dialect = db.engine.dialect
-    return _compiled(dialect.name, dialect)
-
-
-def _sqlite() -> bool:
-    return db.engine.dialect.name == "sqlite"
-
-
 # -- admission ---------------------------------------------------------------------------------------------------------
 def admit(entry: Entry) -> tuple[Sender, uuid.UUID]:
     """Store and claim an attended request of a token, with what it holds; `entry.claimed` is the claim. Raises `Unusual`."""
-    intake, known = entry.intake, _statements()
+    intake, way = entry.intake, straight.way()
     if not (intake.attended and intake.token) or intake.idempotency_key or entry.pictures or intake.urgent or entry.full_at:
         raise Unusual("not the usual kind")
-    request_id = new_id()
-    with straight.connection() as driver:
-        sender = _sender(driver, known, intake.token)
-        try:
-            limits = asking.limits_of(sender, intake.operation, intake.medium, intake.allocation)
-        except PolicyFailed as exc:
-            raise Unusual("the limits are unknown") from exc
-        values, filed = new_row(entry, sender, request_id, None, limits, None)
-        wanted = _needs(asking.held_at(limits, filed.provider), filed.amounts, entry.at, sender)
-        store = _store_step_by_step if _sqlite() else _store_at_once
-        raised = store(driver, known, values, request_id, wanted)
+    known, request_id = _compiled(way.dialect), new_id()
+    entitled = _entitled(way, known, intake.token)
+    sender, terms = entitled.sender, entitled.terms(intake.operation, intake.medium, intake.allocation)
+    values, filed = new_row(entry, sender, request_id, None, terms.cap_microusd, None)
+    wanted = terms.needs(filed.provider, filed.amounts, entry.at)
+    raised = (_store_step_by_step if way.dialect == "sqlite" else _store_at_once)(way, known, values, request_id, wanted)
     assert entry.claimed is not None
-    entry.claimed = replace(entry.claimed, standings=holds.standings(wanted, raised))
+    entry.claimed.standings = holds.standings(wanted, raised)
     return sender, request_id
 
 
-def _sender(driver: Any, known: _Statements, token: str) -> Sender:
-    row = driver.execute(known.sender.text, known.sender.row({"digest": senders.token_digest(token)})).fetchone()
+def _entitled(way: Way, known: _Statements, token: str) -> Entitled:
+    """What a token entitles to. `Unusual` for one that opens nothing here, or whose use is to be noted."""
+    row = way.row(known.sender.text, known.sender.row({"digest": senders.token_digest(token)}))
     if row is None:
         raise Unusual("nobody has this token")
-    values = [value if read is None or value is None else read(value) for read, value in zip(known.reads, row, strict=True)]
-    scopes, expires_at, revoked_at, last_used_at, *rest = values
-    sender = senders.sender_of(rest)
-    at = now()
-    used = last_used_at is not None and at - last_used_at <= senders.USED_EVERY
-    if sender is None or revoked_at is not None or not sender.active or not senders.opens(scopes, "chat") or not used:
-        raise Unusual("the token does not open this, or its use is to be noted")
-    if expires_at is not None and expires_at <= at:
-        raise Unusual("the token has expired")
-    return sender
+    seen: dict[tuple[Any, ...], Entitled] | None = current_app.extensions.get(_ENTITLED)
+    if seen is None:
+        seen = current_app.extensions.setdefault(_ENTITLED, {})
+    same = (*row[:_LAST_USED], *row[_LAST_USED + 1 :])
+    found = seen.get(same)
+    if found is None:
+        if len(seen) >= _ENTITLED_MAX:
+            seen.clear()
+        found = seen[same] = Entitled(row, known.reads)
+    at, last_used, read = now(), row[_LAST_USED], known.reads[_LAST_USED]
+    if not found.opens(at) or last_used is None:
+        raise Unusual("the token does not open this, or was never used")
+    if at - (last_used if read is None else _moment(read, last_used)) > senders.USED_EVERY:
+        raise Unusual("its use is to be noted")
+    return found
 
 
-def _needs(limits: Sequence[Limit], amounts: Any, at: datetime, sender: Sender) -> list[Need]:
-    found = holds.needs(limits, amounts, at, sender.time_zone)
-    if any(need.amount > need.limit.maximum for need in found):
-        raise Unusual("it is too large by itself")
-    return [need for need in found if need.limit.window is not Window.REQUEST]
+@lru_cache(maxsize=1024)
+def _moment(read: Any, value: Any) -> Any:
+    return read(value)
 
 
 # A row whatever `t` holds: without one nothing would be divided, and so nothing undone.
@@ -126,21 +123,26 @@ SELECT 1 / (CASE WHEN (SELECT count(*) FROM t) = %s THEN 1 ELSE 0 END),
 
 
 def _store_step_by_step(
-    driver: Any, known: _Statements, values: _Values, request_id: uuid.UUID, wanted: list[Need]
+    way: Way, known: _Statements, values: _Values, request_id: uuid.UUID, wanted: list[Need]
 ) -> list[Sequence[Any]]:
-    driver.execute(known.request.text, known.request.row(values))
-    if not wanted:
-        return []
-    take, hold = holds.taking("sqlite", request_id, wanted)
-    raised: list[Sequence[Any]] = driver.execute(*take).fetchall()
-    if len(raised) != len(wanted):
-        raise Unusual("a limit has no room")
-    driver.execute(*hold)
-    return raised
+    text, row = known.request.text, known.request.row(values)
+    take, hold = holds.taking("sqlite", request_id, wanted) if wanted else (None, None)
+
+    def work(driver: Any) -> list[Sequence[Any]]:
+        driver.execute(text, row)
+        if take is None or hold is None:
+            return []
+        raised: list[Sequence[Any]] = driver.execute(*take).fetchall()
+        if len(raised) != len(wanted):
+            raise Unusual("a limit has no room")
+        driver.execute(*hold)
+        return raised
+
+    return cast("list[Sequence[Any]]", way.write(work))
 
 
 def _store_at_once(
-    driver: Any, known: _Statements, values: _Values, request_id: uuid.UUID, wanted: list[Need]
+    way: Way, known: _Statements, values: _Values, request_id: uuid.UUID, wanted: list[Need]
 ) -> list[Sequence[Any]]:
     text, given = f"WITH r AS ({known.request.text})", known.request.row(values)
     if wanted:
@@ -149,8 +151,9 @@ def _store_at_once(
         given = [*given, *take[1], *hold[1], len(wanted)]
     else:
         text += " SELECT 1, NULL::json"
-    raised: list[Sequence[Any]] | None = driver.execute(text, given).fetchone()[1]
-    return raised or []
+    found = way.row(text, given)
+    assert found is not None
+    return json.loads(found[1]) if found[1] else []
 
 
 # -- settling ----------------------------------------------------------------------------------------------------------
@@ -168,7 +171,8 @@ def settled(taken: Claimed, ending: Ending) -> Settled:
         or listeners.wanted(taken.organization_id, "request.completed")
     ):
         raise Unusual("not the usual end")
-    at, known = now(), _statements()
+    at, way = now(), straight.way()
+    known = _compiled(way.dialect)
     row = _row(taken, ending)
     sums, _ = sums_of(ending)
     values = values_of(taken.id, taken.claim, ending, at) | sums
@@ -176,10 +180,9 @@ def settled(taken: Claimed, ending: Ending) -> Settled:
     if not entries:
         raise Unusual("nothing was used")
     person = {"b_id": taken.person_id, "at": at, "counted": ending.counts}
-    closing = holds.closing(db.engine.dialect.name, taken.id, dimensions_of(ending.counts, sums), at, "execution", "completed")
-    with straight.connection() as driver:
-        write = _end_step_by_step if _sqlite() else _end_at_once
-        write(driver, known, values, person, closing, attempts[0], entries[0])
+    closing = holds.closing(way.dialect, taken.id, dimensions_of(ending.counts, sums), at, "execution", "completed")
+    write = _end_step_by_step if way.dialect == "sqlite" else _end_at_once
+    write(way, known, values, person, closing, attempts[0], entries[0])
     return Settled(row, None, ending)
 
 
@@ -198,32 +201,36 @@ def _row(taken: Claimed, ending: Ending) -> Any:
     )
 
 
-def _end_step_by_step(
-    driver: Any, known: _Statements, values: Any, person: Any, closing: Any, attempt: Any, entry: Any
-) -> None:
-    if driver.execute(known.end.text, known.end.row(values)).fetchone() is None:
-        raise Unusual("it is held by somebody else")
-    driver.execute(known.person.text, known.person.row(person))
-    ended = driver.execute(*closing).fetchall()
-    if any(hold[7] is not None for hold in ended):
-        raise Unusual("a provider's own limit is held")
-    if ended:
-        counters = holds.lower("sqlite", driver, ended)
-        if any(_may_tell(counter.subject, counter.used, counter.maximum, counter.warned_percent) for counter in counters):
+def _end_step_by_step(way: Way, known: _Statements, values: Any, person: Any, closing: Any, attempt: Any, entry: Any) -> None:
+    end, seen = (known.end.text, known.end.row(values)), (known.person.text, known.person.row(person))
+    books_of = (known.attempt.text, known.attempt.row(attempt)), (known.entry.text, known.entry.row(entry))
+    lowest_of_person = _lowest()
+
+    def work(driver: Any) -> None:
+        if driver.execute(*end).fetchone() is None:
+            raise Unusual("it is held by somebody else")
+        driver.execute(*seen)
+        ended = driver.execute(*closing).fetchall()
+        if any(hold[7] is not None for hold in ended):
+            raise Unusual("a provider's own limit is held")
+        if ended and any(_may_tell(*counter, lowest_of_person) for counter in holds.lower("sqlite", driver, ended)):
             raise Unusual("somebody is to be told of a limit")
-    driver.execute(known.attempt.text, known.attempt.row(attempt))
-    driver.execute(known.entry.text, known.entry.row(entry))
+        for statement in books_of:
+            driver.execute(*statement)
+
+    way.write(work)
 
 
-def _may_tell(subject: str, used: int, maximum: int, warned_percent: int) -> bool:
+def _may_tell(subject: str, used: int, maximum: int, warned_percent: int, lowest_of_person: int) -> bool:
     if maximum <= 0:
         return False
     percent = min(100, used * 100 // maximum)
-    return percent > warned_percent and percent >= _lowest(subject)
+    return percent > warned_percent and percent >= (1 if subject.startswith("organization:") else lowest_of_person)
 
 
-def _lowest(subject: str) -> int:
-    return 1 if subject.startswith("organization:") else min(current_settings().warned_percents, default=101)
+def _lowest() -> int:
+    """The percentage from which on people are told of their limits."""
+    return min(current_settings().warned_percents, default=101)
 
 
 # Each part waits for the one before it, so that rows are locked in the order of the general way: request, person, counters, and
@@ -264,7 +271,7 @@ def _text_at_once(known: _Statements, closing: str) -> str:
     )
 
 
-def _end_at_once(driver: Any, known: _Statements, values: Any, person: Any, closing: Any, attempt: Any, entry: Any) -> None:
+def _end_at_once(way: Way, known: _Statements, values: Any, person: Any, closing: Any, attempt: Any, entry: Any) -> None:
     text, closed = closing
     given = [*known.end.row(values), *known.person.row(person), *closed, *known.attempt.row(attempt), *known.entry.row(entry)]
-    driver.execute(_text_at_once(known, text), [*given, _lowest("")])
+    way.row(_text_at_once(known, text), [*given, _lowest()])

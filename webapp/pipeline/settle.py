@@ -286,6 +286,10 @@ def after_commit(request_id: uuid.UUID, settled: Settled, ending: Ending) -> Non
         queues.put(queue_redis(), queues.DELIVER, [str(settled.delivery_id)], queues.HIGH)
     settled.told.after_commit()
     webhooks.hand_over(settled.hooks)
+    registry = current_registry()
+    hook = "request_completed" if ending.status is RequestStatus.COMPLETED else "request_failed"
+    if not registry.hears(hook):
+        return
     event = RequestEvent(
         request_id=str(request_id),
         person_id=str(row.person_id),
@@ -300,8 +304,7 @@ def after_commit(request_id: uuid.UUID, settled: Settled, ending: Ending) -> Non
         cost_microusd=row.cost_microusd,
         error_code=ending.error_code,
     )
-    hook = "request_completed" if ending.status is RequestStatus.COMPLETED else "request_failed"
-    current_registry().emit(hook, event)
+    registry.emit(hook, event)
 
 
 _person = table_of(Person)

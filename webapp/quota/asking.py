@@ -67,6 +67,11 @@ def limits_of(sender: Sender, operation: str, channel: str, allocation: int | No
     return limits_for(question_of(sender, operation, channel, credited * credits.MILLI))
 
 
+def steady() -> bool:
+    """Whether every policy says the same whenever it is asked the same."""
+    return all(policy.steady is True for policy in current_registry().policies.values())
+
+
 def cap_microusd(limits: Iterable[Limit]) -> int | None:
     """What all calls of one request together may cost by the limits on single requests, None for no such limit."""
     caps = []

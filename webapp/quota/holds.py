@@ -159,7 +159,7 @@ class _Driver:
 
 @lru_cache(maxsize=512)
 def _sqlite_moment(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+    return moment.astimezone(UTC).isoformat(" ", "microseconds")[:26]
 
 
 @lru_cache(maxsize=512)
@@ -228,11 +228,11 @@ def closing(dialect: str, request_id: uuid.UUID, used: Use, at: datetime, by: st
     return _marked(_ADD, driver.mark, closing=True), [driver.moment(at), by, why, *amounts, driver.identity(request_id)]
 
 
-def lower(dialect: str, connection: Any, ended: Sequence[Sequence[Any]]) -> list[Counter]:
-    """Turn ended holds, as `closing` returns them, into use of their counters, by a driver's connection."""
-    driver = _DRIVERS[dialect]
-    text, values = _lowering(driver, [hold[:7] for hold in ended])
-    return [_counter(driver, row) for row in connection.execute(text, values).fetchall()]
+def lower(dialect: str, connection: Any, ended: Sequence[Sequence[Any]]) -> list[tuple[str, int, int, int]]:
+    """Turn ended holds, as `closing` returns them, into use of their counters, by a driver's connection. Returns (subject,
+    used, maximum, warned_percent) of each counter."""
+    text, values = _lowering(_DRIVERS[dialect], [hold[:7] for hold in ended])
+    return [(row[0], row[5], row[7], row[8]) for row in connection.execute(text, values).fetchall()]
 
 
 def raise_counters(connection: Connection, wanted: Sequence[Need]) -> Sequence[Need]:
