@@ -26,7 +26,7 @@ from webapp.pipeline.claims import claim
 from webapp.pipeline.deliver import deliver
 from webapp.pipeline.execute import execute
 from webapp.pipeline.intake import Intake
-from webapp.routing import vendors
+from webapp.routing import resilience, vendors
 
 PUBLIC = "https://bot.example.com"
 ALICE = "+15005550010"
@@ -112,6 +112,8 @@ def test_a_chat_turn_is_admitted(app: Flask, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_request_is_executed_settled_and_delivered(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As where nobody has asked this model lately: right after another call, the gate is entered without a trip.
+    monkeypatch.setattr(resilience, "CLEAN_S", 0.0)
     text("warm up", ALICE)
     run_jobs()
     text("How do I reverse a list?", ALICE)

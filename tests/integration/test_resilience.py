@@ -607,8 +607,8 @@ def test_redis_stopped_and_started_again_is_asked_again_by_one_call(lone_app, ow
 
 @pytest.fixture
 def hanging_redis(lone_app: Flask) -> Iterator[None]:
-    """A Redis that was asked once and does not answer any more; it keeps its connections."""
-    ask()
+    """A Redis that was asked once, about another target, and does not answer any more; it keeps its connections."""
+    ask("q/a")
     pid = lone_app.extensions["switchhook.redis"].info("server")["process_id"]
     os.kill(pid, signal.SIGSTOP)
     yield

@@ -8,6 +8,7 @@ import traceback
 # NUL is refused by PostgreSQL; the other C0 controls (tab, line feed and carriage return excepted) and the C1 controls
 # have no meaning in a message and can forge log lines or terminal sequences. A carriage return alone overwrites a line.
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_ASCII_CONTROLS = {code: None for code in range(0x80) if _CONTROLS.match(chr(code))}
 _LONE_RETURN = re.compile("\r(?!\n)")
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 # Nobody sees them: they turn the direction of what follows, or stand inside a word that then no longer is found.
@@ -23,10 +24,23 @@ def clean(text: str) -> str:
 
     A carriage return without a line feed becomes one.
     """
-    text = _CONTROLS.sub("", text)
+    if type(text) is str and text.isprintable():
+        return text  # as most texts of one line are
+    # Of plain text `translate` is three times as fast, of other text thirty times as slow.
+    plain = text.isascii()
+    text = text.translate(_ASCII_CONTROLS) if plain else _CONTROLS.sub("", text)
     if "\r" in text:
         text = _LONE_RETURN.sub("\n", text)
-    return text if text.isascii() else _LONE_SURROGATES.sub("\ufffd", text)
+    return text if plain or _encodes(text) else _LONE_SURROGATES.sub("\ufffd", text)
+
+
+def _encodes(text: str) -> bool:
+    """Whether there is no lone surrogate in a text; a search for one takes five times as long."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def bare(text: str) -> str:

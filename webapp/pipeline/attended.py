@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 import uuid
@@ -42,8 +41,11 @@ class Attended:
     def pieces(self) -> Generator[str | ToolPiece | Progress, None, None]:
         """What there is to show, as it comes. A vendor's failure is no exception here: `ending` tells of it."""
         # Also while the vendor is silent somebody may ask to stop: then it ends, and `ending` tells how.
-        with contextlib.suppress(GivenUp), http.given_up_when(self._unwanted):
-            yield from execute.run(self.claimed, work=self.work, audience=_Unseen(self.claimed.id), note=self._note)
+        try:
+            with http.given_up_when(self._unwanted):
+                yield from execute.run(self.claimed, work=self.work, audience=_Unseen(self.claimed.id), note=self._note)
+        except GivenUp:
+            return
 
     def _unwanted(self) -> bool:
         return lease.asked_to_stop(self.claimed.claim)
@@ -76,6 +78,6 @@ class _Unseen:
 def tool_calls(attended: Attended) -> list[dict[str, Any]]:
     """The tools that the model asked for: {id, name, arguments}."""
     work = attended.work
-    if not isinstance(work, TextWork):
+    if not isinstance(work, TextWork) or not work.asks_for_tools:
         return []
     return [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in work.tool_calls]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from webapp.contracts.calls import Tool, Turn
 from webapp.routing import prices
@@ -26,17 +26,26 @@ class Brought:
     whole: bool = False
     """Whether the answer is read at its end only."""
 
+    _tokens: int = field(default=-1, init=False, repr=False, compare=False)
+    """Of all of it, once they were counted."""
+
     def tokens(self) -> int:
         """About how many tokens all of it has, rather too many than too few."""
-        return tokens_of(self.turns) + sum(_tokens_of_tool(tool) for tool in self.tools)
+        if self._tokens < 0:
+            found = tokens_of(self.turns)
+            for tool in self.tools:
+                found += _tokens_of_tool(tool)
+            object.__setattr__(self, "_tokens", found)
+        return self._tokens
 
 
 def tokens_of(turns: Iterable[Turn]) -> int:
     """About how many tokens turns have, with their pictures and the tools they ask for."""
-    turns = tuple(turns)
-    found = prices.estimate_input(turns)
+    found = prices.TURN_TOKENS
     for turn in turns:
-        found += PICTURE_TOKENS * len(turn.pictures)
+        found += prices.estimate_tokens(turn.text) + prices.TURN_TOKENS
+        if turn.pictures:
+            found += PICTURE_TOKENS * len(turn.pictures)
         for call in turn.tool_calls:
             found += prices.estimate_tokens(call.name) + prices.estimate_tokens(call.arguments) + prices.TURN_TOKENS
     return found

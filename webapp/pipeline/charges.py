@@ -36,12 +36,13 @@ _COUNTS = (
 class Guess(NamedTuple):
     """What a call used as far as it can be told without the vendor: tokens sent and produced, and pictures that it will bill.
 
-    `most_output_tokens` is the call's cap. For a call that is `drawing` the pictures are the measure, and its tokens are never
-    estimated; for others it is the tokens.
+    `output_tokens` may be a function, which is asked only where the vendor did not count. `most_output_tokens` is the call's
+    cap. For a call that is `drawing` the pictures are the measure, and its tokens are never estimated; for others it is the
+    tokens.
     """
 
     input_tokens: int
-    output_tokens: int
+    output_tokens: int | Callable[[], int]
     most_output_tokens: int
     pictures: int = 0
     drawing: bool = False
@@ -68,6 +69,8 @@ def call_of(tried: Tried, estimate: Estimate, *, produced: bool, operation: str 
 
 def plausible(usage: Usage) -> Usage:
     """A vendor's count with impossible numbers taken out: they would spoil the books, so they count as not reported."""
+    if _sound(usage):
+        return usage
     counts = {name: _whole(getattr(usage, name), _TOKENS_MAX) for name in _COUNTS}
     quality: object = usage.quality
     return _within_wholes(
@@ -87,9 +90,51 @@ def plausible(usage: Usage) -> Usage:
     )
 
 
+def _sound(usage: Usage) -> bool:
+    """Whether `plausible` is sure to change nothing: so it is with nearly every count, and seen without making it anew."""
+    read, written = usage.input_tokens, usage.output_tokens
+    return (
+        type(usage) is Usage
+        and type(read) is int
+        and 0 <= read <= _TOKENS_MAX
+        and type(written) is int
+        and 0 <= written <= _TOKENS_MAX
+        and type(usage.cached_tokens) is int
+        and 0 <= usage.cached_tokens <= read
+        and type(usage.cache_write_tokens) is int
+        and 0 <= usage.cache_write_tokens <= read
+        and type(usage.picture_input_tokens) is int
+        and 0 <= usage.picture_input_tokens <= read
+        and type(usage.reasoning_tokens) is int
+        and 0 <= usage.reasoning_tokens <= written
+        and type(usage.picture_output_tokens) is int
+        and 0 <= usage.picture_output_tokens <= written
+        and type(usage.pictures) is int
+        and 0 <= usage.pictures <= _PICTURES_MAX
+        and usage.cost_usd is None
+        and usage.credits is None
+        and (usage.quality is None or (type(usage.quality) is float and 0 <= usage.quality <= 1))
+        and type(usage.finish) is Finish
+        and type(usage.model) is str
+        and len(usage.model) <= _NAME_CHARS
+        and usage.model.isprintable()
+        and type(usage.vendor_request_id) is str
+        and len(usage.vendor_request_id) <= _NAME_CHARS
+        and usage.vendor_request_id.isprintable()
+    )
+
+
 def _within_wholes(usage: Usage) -> Usage:
     """The same with parts that fit into their wholes."""
     read, written = usage.input_tokens or 0, usage.output_tokens or 0
+    if (
+        usage.cached_tokens <= read
+        and usage.cache_write_tokens <= read
+        and usage.picture_input_tokens <= read
+        and usage.reasoning_tokens <= written
+        and usage.picture_output_tokens <= written
+    ):
+        return usage
     return replace(
         usage,
         cached_tokens=min(usage.cached_tokens, read),
@@ -116,7 +161,9 @@ def _believed(tried: Tried, guess: Guess, *, produced: bool) -> Usage:
         read, written = read or None, written or None
     elif read == 0 and written:
         read = None
-    return _within_wholes(replace(told, input_tokens=read, output_tokens=written))
+    if read != told.input_tokens or written != told.output_tokens:
+        told = replace(told, input_tokens=read, output_tokens=written)
+    return _within_wholes(told)
 
 
 def _used(tried: Tried, estimate: Estimate, *, produced: bool) -> Used:
@@ -131,14 +178,17 @@ def _used(tried: Tried, estimate: Estimate, *, produced: bool) -> Used:
         measured = measured or (by_token and not guess.pictures)
     else:
         measured = by_token
-    likely_input = 0 if guess.drawing else guess.input_tokens
-    # What would be estimated where nothing was produced is another call's text.
-    likely_output = guess.output_tokens if produced else 0
+    read, written = usage.input_tokens, usage.output_tokens
+    if read is None:
+        read = 0 if guess.drawing else guess.input_tokens
+    if written is None:
+        # What would be estimated where nothing was produced is another call's text.
+        written = _said(guess) if produced else 0
     # What a vendor had counted when its answer broke off need not be what it bills.
     broken_off = tried.error is not None and produced and not (usage.pictures or usage.cost_usd is not None)
     counted = Counted(
-        input_tokens=likely_input if usage.input_tokens is None else usage.input_tokens,
-        output_tokens=likely_output if usage.output_tokens is None else usage.output_tokens,
+        input_tokens=read,
+        output_tokens=written,
         cached_tokens=usage.cached_tokens,
         cache_write_tokens=usage.cache_write_tokens,
         picture_input_tokens=usage.picture_input_tokens,
@@ -162,6 +212,10 @@ def _used(tried: Tried, estimate: Estimate, *, produced: bool) -> Used:
         price_date=price.date,
         vendor_request_id=usage.vendor_request_id,
     )
+
+
+def _said(guess: Guess) -> int:
+    return guess.output_tokens if isinstance(guess.output_tokens, int) else guess.output_tokens()
 
 
 def _whole(value: object, most: int) -> int | None:

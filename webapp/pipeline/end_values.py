@@ -29,11 +29,11 @@ def values_of(request_id: uuid.UUID, claim: uuid.UUID, ending: Ending, at: datet
         "route": dict(ending.route) if ending.route is not None else None,
         "cached": ending.cached,
         "quality": ending.quality,
-        "finish": cut(ending.finish, 40),
-        "category": cut(ending.category, 40),
+        "finish": cut(ending.finish, 40) if ending.finish else None,
+        "category": cut(ending.category, 40) if ending.category else None,
         "complexity": ending.complexity,
-        "error_code": cut(ending.error_code, 40),
-        "error_message": cut(ending.error_message, 2000),
+        "error_code": cut(ending.error_code, 40) if ending.error_code else None,
+        "error_message": cut(ending.error_message, 2000) if ending.error_message else None,
         "provider": cut(used.provider, 40),
         "model": cut(used.model, 120),
         "ended_at": at,
@@ -42,22 +42,31 @@ def values_of(request_id: uuid.UUID, claim: uuid.UUID, ending: Ending, at: datet
 
 def sums_of(ending: Ending) -> tuple[dict[str, int], dict[str, dict[Dimension, int]]]:
     """What the person's calls have used, in all and at each provider."""
-    sums = dict.fromkeys(SUMS, 0)
+    read = written = cost = credited = 0
     at_providers: dict[str, dict[Dimension, int]] = {}
     answered = ending.counts
     for call in reversed(ending.calls):
         if call.payer != PERSON:
             continue
-        used, credited = call.used, credits.of_cost(call.used.cost_microusd)
-        for name, amount in zip(SUMS, (used.input_tokens, used.output_tokens, used.cost_microusd, credited), strict=True):
-            sums[name] += amount
-        there = at_providers.setdefault(used.provider, dict.fromkeys(Dimension, 0))
+        used, worth = call.used, credits.of_cost(call.used.cost_microusd)
+        read += used.input_tokens
+        written += used.output_tokens
+        cost += used.cost_microusd
+        credited += worth
+        there = at_providers.get(used.provider)
+        if there is None:
+            there = at_providers[used.provider] = _nothing()
         there[Dimension.REQUESTS] += answered
         there[Dimension.TOKENS] += used.input_tokens + used.output_tokens
         there[Dimension.COST] += used.cost_microusd
-        there[Dimension.CREDITS] += credited
+        there[Dimension.CREDITS] += worth
         answered = 0  # the last call is the one that answered
+    sums = {"input_tokens": read, "output_tokens": written, "cost_microusd": cost, "credits_millicredits": credited}
     return sums, at_providers
+
+
+def _nothing() -> dict[Dimension, int]:
+    return {Dimension.REQUESTS: 0, Dimension.TOKENS: 0, Dimension.COST: 0, Dimension.CREDITS: 0}
 
 
 def dimensions_of(counted: int, sums: Mapping[str, int]) -> dict[Dimension, int]:

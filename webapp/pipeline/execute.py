@@ -9,7 +9,6 @@ import logging
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import replace
 from typing import Protocol
 
@@ -23,7 +22,7 @@ from webapp.contracts.texts import frames
 from webapp.extensions import current_settings, reading
 from webapp.interrupts import shielded
 from webapp.models import RequestStatus
-from webapp.models.straight import Unusual
+from webapp.models.connections import Unusual
 from webapp.pipeline import books, charges, lease, quick, webhooks, words
 from webapp.pipeline.claims import Claimed, claim
 from webapp.pipeline.endings import Call, Ending, Used
@@ -78,19 +77,22 @@ def run(
     if work is None:
         work = ImageWork(taken) if taken.operation == IMAGES else TextWork(taken)
     end = _End(taken, work, audience, note, patient=patient)
-    ending = _failed("internal")
+    ending: Ending | None = None
     try:
         try:
             lease.begin(taken.claim)
             stopped = taken.cancel_asked_at is not None
             if not stopped:
-                with closing(work.pieces()) as pieces:
+                pieces = work.pieces()
+                try:
                     for piece in pieces:
                         # Redis says it at once, the lease's thread within seconds, should Redis be away.
                         stopped = isinstance(piece, str) and audience.piece(piece)
                         yield piece
                         if stopped := stopped or work.stop_asked():
                             break
+                finally:
+                    pieces.close()
             ending = work.ended(stopped=stopped)
         except ProviderError as exc:
             ending = _stopped(work) if work.stop_asked() else _failed_by_vendor(exc, unread=not work.produced)
@@ -129,15 +131,16 @@ class _End:
         self._begun = False
         self._settled: Settled | None = None
 
-    def settle(self, ending: Ending) -> None:
-        """Write down how the request ended, unless that has been done or tried, and let go of it whatever happens."""
+    def settle(self, ending: Ending | None) -> None:
+        """Write down how the request ended, unless that has been done or tried, and let go of it whatever happens. None: it
+        was ended before anybody could say how."""
+        if self._begun:
+            return
         taken = self._taken
         with shielded():
-            if self._begun:
-                return
             self._begun = True
             try:
-                ending = _recorded(taken, self._work, ending)
+                ending = _recorded(taken, self._work, ending or _failed("internal"))
                 self._settled = _quickly(taken, ending)
                 if self._settled is None:
                     self._settled = settle(taken.id, taken.claim, ending, again_after_s=self._again_after_s(ending))
@@ -228,7 +231,8 @@ def _recorded(taken: Claimed, work: Work, ending: Ending) -> Ending:
         detail = f"{traceback.format_exc()[-7000:]}\n\nIt had ended: {ending.status} {ending.error_code}\n{ending.detail[:900]}"
         return replace(_failed("internal", detail=detail), calls=_charged_one_by_one(work))
     try:
-        return replace(ending, reply_text=_as_message(taken, ending.answer))
+        message = _as_message(taken, ending.answer) if taken.reply_channel else ""
+        return replace(ending, reply_text=message) if message else ending
     except BaseException as exc:
         # It goes out as it is.
         log.error("the answer to request %s is not made shorter: %s\n%s", taken.id, type(exc).__name__, frames(exc))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -58,9 +57,10 @@ def sort(taken: Claimed) -> tuple[Sorting | None, tuple[Call, ...]]:
     best = _quick(taken.prompt)
     if taken.parameters.get("model"):
         return best, ()  # the category is for the record only, and not worth a call
-    if not current_settings().sort_model or (best is not None and best.confidence >= UNSURE):
+    settings = current_settings()
+    if not settings.sort_model or (best is not None and best.confidence >= UNSURE):
         return best, ()
-    until = time.monotonic() + min(TIMEOUT_S, current_settings().request_timeout_s)
+    until = time.monotonic() + min(TIMEOUT_S, settings.request_timeout_s)
     for categorizer in current_registry().categorizers.values():
         if not isinstance(categorizer, AskingCategorizer) or time.monotonic() >= until:
             continue
@@ -74,16 +74,16 @@ def sort(taken: Claimed) -> tuple[Sorting | None, tuple[Call, ...]]:
 
 def _quick(text: str) -> Sorting | None:
     """The surest opinion of those that need no model; one that fails has none."""
-    opinions: list[Sorting] = []
+    best: Sorting | None = None
     for categorizer in current_registry().categorizers.values():
         try:
             opinion = categorizer.sort(text)
         except Exception as exc:
             _failed(categorizer.name, exc)
             continue
-        if sound(opinion):
-            opinions.append(opinion)
-    return max(opinions, key=lambda o: o.confidence, default=None)
+        if opinion is not None and sound(opinion) and (best is None or opinion.confidence > best.confidence):
+            best = opinion
+    return best
 
 
 def sound(opinion: object) -> TypeGuard[Sorting]:
@@ -92,10 +92,10 @@ def sound(opinion: object) -> TypeGuard[Sorting]:
         isinstance(opinion, Sorting)
         and isinstance(opinion.category, str)
         and 0 < len(opinion.category) <= 40
-        and all(
-            type(number) in (int, float) and math.isfinite(number) and 0 <= number <= 1
-            for number in (opinion.confidence, opinion.complexity)
-        )
+        and type(opinion.confidence) in (int, float)
+        and 0 <= opinion.confidence <= 1  # which no NaN is
+        and type(opinion.complexity) in (int, float)
+        and 0 <= opinion.complexity <= 1
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Generator, Iterator
-from contextlib import closing
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -24,7 +23,7 @@ from webapp.pipeline.claims import Claimed
 from webapp.pipeline.endings import Ending
 from webapp.pipeline.work import Work
 from webapp.routing import http, prices, route
-from webapp.routing.calls import Calls, Tried, closable
+from webapp.routing.calls import Calls, Tried, close
 from webapp.routing.route import Ask, Route, Target
 
 _MAX_TURNS = 60
@@ -64,7 +63,12 @@ class TextWork(Work):
 
     @property
     def produced(self) -> bool:
-        return bool(self._said or self._asked)
+        return bool(self._said or self._asked.pieces)
+
+    @property
+    def asks_for_tools(self) -> bool:
+        """Whether the model asked for any tool so far."""
+        return bool(self._asked.pieces)
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
@@ -82,28 +86,29 @@ class TextWork(Work):
         return self._ask
 
     def _what_is_asked(self) -> Ask:
-        needs, brought = set(), self._brought
-        if self.taken.parameters.get("pictures") or (brought and any(turn.pictures for turn in brought.turns)):
-            needs.add(Capability.VISION)
+        taken, brought = self.taken, self._brought
+        needs: list[Capability] = []
+        if taken.parameters.get("pictures") or (brought and [turn for turn in brought.turns if turn.pictures]):
+            needs.append(Capability.VISION)
         if brought and brought.tools:
-            needs.add(Capability.TOOLS)
+            needs.append(Capability.TOOLS)
         if self._output is not None:
-            needs.add(Capability.JSON)
+            needs.append(Capability.JSON)
         return Ask(
-            operation=self.taken.operation,
+            operation=taken.operation,
             category=self.sorting.category if self.sorting else None,
-            plan=self.taken.plan_code,
-            organization_id=self.taken.organization_id,
+            plan=taken.plan_code,
+            organization_id=taken.organization_id,
             needs=frozenset(needs),
-            input_tokens=self.taken.max_input_tokens,
-            output_tokens=self.taken.max_output_tokens,
-            named=str(self.taken.parameters.get("model") or ""),
+            input_tokens=taken.max_input_tokens,
+            output_tokens=taken.max_output_tokens,
+            named=str(taken.parameters.get("model") or ""),
         )
 
     def plan(self) -> Route:
         """The route; `NothingSees` where the pictures alone are why there is none."""
-        found, ask = super().plan(), self.ask()
-        if not found.targets and Capability.VISION in ask.needs:
+        found = super().plan()
+        if not found.targets and Capability.VISION in (ask := self.ask()).needs:
             blind = replace(ask, needs=ask.needs - {Capability.VISION})
             if route.plan(blind).targets:
                 raise NothingSees("No model sees pictures.", detail=found.why_none)
@@ -119,17 +124,19 @@ class TextWork(Work):
             return
         self.sorting, self.house_calls = sorting.sort(self.taken)
         self._ask = None
+        timeout_s = self.timeout_s
         self.calls = Calls(
             self.plan(),
             self._start,
             tokens=lambda _: self.taken.max_input_tokens + self.taken.max_output_tokens,
-            timeout_s=self.timeout_s,
+            timeout_s=timeout_s,
             afford=self.afford,
             stop=self.stop_asked,
             # An answer in one piece is silent until it is ready.
-            silence_s=self.timeout_s if self._brought is not None and self._brought.whole else None,
+            silence_s=timeout_s if self._brought is not None and self._brought.whole else None,
         )
-        with closing(self.calls.pieces()) as stream:
+        stream = self.calls.pieces()
+        try:
             for piece in stream:
                 if isinstance(piece, Usage):
                     self._usage = charges.plausible(piece)
@@ -139,6 +146,8 @@ class TextWork(Work):
                 else:
                     self._said.append(piece.text)
                     yield piece.text
+        finally:
+            stream.close()
 
     def ended(self, *, stopped: bool) -> Ending:
         text = self.text
@@ -160,8 +169,8 @@ class TextWork(Work):
                 route=self._kept.route,
                 cached=True,
             )
-        finish = self._usage.finish.value if self._usage else ""
-        if self._asked:
+        finish = str(self._usage.finish) if self._usage else ""
+        if self._asked.pieces:
             return Ending(RequestStatus.COMPLETED, answer=text or None, finish=finish, result=self._asked.as_result())
         if not text.strip():
             raise MalformedAnswer("The vendor sent an empty answer.")
@@ -174,14 +183,16 @@ class TextWork(Work):
         )
 
     def settled(self, ending: Ending) -> None:
-        if ending.status is RequestStatus.COMPLETED and self._kept is None and self._may_be_kept and not self._asked:
+        if ending.status is RequestStatus.COMPLETED and self._kept is None and self._may_be_kept and not self._asked.pieces:
             by = self.calls.answered_by if self.calls else None
             kept.keep(kept.key(self.taken, self._turns), self.taken, ending, by.name if by else "")
 
     def estimate(self, tried: Tried) -> charges.Guess:  # noqa: ARG002 - about the same for every model
         sent = self._brought.tokens() if self._brought else tokens_of(self._turns)
-        said = prices.estimate_tokens(self.text) + self._asked.tokens()
-        return charges.Guess(sent, said, self.taken.max_output_tokens)
+        return charges.Guess(sent, self._tokens_said, self.taken.max_output_tokens)
+
+    def _tokens_said(self) -> int:
+        return prices.estimate_tokens(self.text) + self._asked.tokens()
 
     @property
     def _may_be_kept(self) -> bool:
@@ -210,7 +221,8 @@ class TextWork(Work):
             whole=bool(brought and brought.whole),
         )
         until, total = time.monotonic() + left_s, 0
-        with closing(closable(target.text.stream(call, http.client()))) as stream:
+        stream = target.text.stream(call, http.client())
+        try:
             for piece in stream:
                 if isinstance(piece, Usage):
                     yield piece
@@ -231,7 +243,9 @@ class TextWork(Work):
                 if total > _ANSWER_MAX_CHARS:
                     raise MalformedAnswer("The vendor ignored the output cap and went on for too long.")
                 if text:
-                    yield Text(text)
+                    yield piece if type(piece) is Text and text is piece.text else Text(text)
+        finally:
+            close(stream)
 
     def _conversation(self) -> tuple[Turn, ...]:
         system = current_settings().system_prompt
@@ -245,24 +259,23 @@ class _Asked:
     """The tools that a model asks for, put together from their pieces."""
 
     def __init__(self) -> None:
-        self._pieces: dict[int, list[ToolPiece]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._pieces)
+        self.pieces: dict[int, list[ToolPiece]] = {}
 
     def add(self, piece: ToolPiece) -> None:
-        self._pieces.setdefault(piece.index, []).append(piece)
+        self.pieces.setdefault(piece.index, []).append(piece)
 
     def calls(self) -> tuple[ToolCall, ...]:
         return tuple(
             ToolCall(pieces[0].id, pieces[0].name, "".join(piece.arguments for piece in pieces))
-            for _, pieces in sorted(self._pieces.items())
+            for _, pieces in sorted(self.pieces.items())
         )
 
     def as_result(self) -> dict[str, Any] | None:
         """As a request's result; None where nothing was asked for."""
+        if not self.pieces:
+            return None
         found = [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in self.calls()]
-        return {"tool_calls": found} if found else None
+        return {"tool_calls": found}
 
     def tokens(self) -> int:
         return sum(prices.estimate_tokens(call.name) + prices.estimate_tokens(call.arguments) for call in self.calls())

@@ -9,8 +9,7 @@ from webapp.routing.route import IMAGES
 def timeout_s(operation: str = "chat") -> float:
     """Seconds that all calls of a request together may take."""
     settings = current_settings()
-    own = settings.timeout_of(operation)
-    if own is not None:
+    if settings.operation_timeouts_s and (own := settings.timeout_of(operation)) is not None:
         return own
     return settings.image_timeout_s if operation == IMAGES else settings.request_timeout_s
 

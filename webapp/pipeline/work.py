@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
-from flask import current_app
+from flask import Flask, current_app
 from sqlalchemy import bindparam, update
 
 from webapp.contracts.calls import ToolPiece
@@ -47,15 +48,8 @@ class Work:
         self.house_calls: tuple[Call, ...] = ()
         self.route: Route | None = None
         self.calls: Calls[Any] | None = None
-        # What may be used when a provider is called, by what is held. Of what an earlier execution has used or has held in
-        # addition nothing is known here: then the database is asked.
         self._covered: dict[str, Use] = {}
-        if taken.attempt <= 1 and taken.held_provider:
-            self._covered[taken.held_provider] = {
-                Dimension.COST: taken.held_microusd,
-                Dimension.CREDITS: credits.of_cost(taken.held_microusd),
-                Dimension.TOKENS: taken.max_input_tokens + taken.max_output_tokens,
-            }
+        """What may be used when a provider is called, by what this execution has held in addition."""
 
     @property
     def timeout_s(self) -> float:
@@ -101,17 +95,16 @@ class Work:
         """Hold what a target may use beyond what is held, on top of what earlier calls have used. Raises `LimitReached`."""
         ask, taken, provider = self.ask(), self.taken, target.provider.name
         most = costs.most(target, ask.input_tokens, ask.output_tokens, ask.pictures).cost_microusd
-        following = {
-            Dimension.COST: most,
-            Dimension.CREDITS: credits.of_cost(most),
-            Dimension.TOKENS: ask.input_tokens + ask.output_tokens,
-        }
+        tokens = ask.input_tokens + ask.output_tokens
+        if self._held_from_the_start(provider, most, tokens):
+            return
+        following = {Dimension.COST: most, Dimension.CREDITS: credits.of_cost(most), Dimension.TOKENS: tokens}
         calls = self._charged()
         used = _used(calls)
         if taken.cap_microusd is not None and taken.cost_before_microusd + used[Dimension.COST] + most > taken.cap_microusd:
             raise LimitReached(words.OVER_ALLOCATION, limit="credits", resets_at=now())
         wanted = {dimension: used[dimension] + amount for dimension, amount in following.items()}
-        covered = self._covered.get(provider)
+        covered = self._covering(provider)
         if covered is not None and all(amount <= covered[dimension] for dimension, amount in wanted.items()):
             return
         there = _used([call for call in calls if call.used.provider == provider])
@@ -127,20 +120,45 @@ class Work:
         retried(hold)
         self._covered[provider] = wanted
 
+    def _held_from_the_start(self, provider: str, most: int, tokens: int) -> bool:
+        """Whether a first call is within what admission held for it: so it usually is, and then there is nothing to count.
+        Credits follow from the cost."""
+        taken = self.taken
+        return (
+            provider == taken.held_provider
+            and taken.attempt <= 1
+            and not (self.calls and self.calls.tried)
+            and most <= taken.held_microusd
+            and tokens <= taken.max_input_tokens + taken.max_output_tokens
+            and (taken.cap_microusd is None or taken.cost_before_microusd + most <= taken.cap_microusd)
+        )
+
+    def _covering(self, provider: str) -> Use | None:
+        """What may be used when a provider is called, by what is held. Of what an earlier execution has used or has held in
+        addition nothing is known here: then the database is asked."""
+        found, taken = self._covered.get(provider), self.taken
+        if found is not None or taken.attempt > 1 or provider != taken.held_provider:
+            return found
+        return {
+            Dimension.COST: taken.held_microusd,
+            Dimension.CREDITS: credits.of_cost(taken.held_microusd),
+            Dimension.TOKENS: taken.max_input_tokens + taken.max_output_tokens,
+        }
+
     def person_ref(self) -> str:
         """A one-way hash of the person, for vendors' abuse reports."""
-        secret = current_app.config["SECRET_KEY"]
-        return hashlib.sha256(f"{secret}:{self.taken.person_id}".encode()).hexdigest()[:32]
+        app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+        return _ref(app.config["SECRET_KEY"], self.taken.person_id.int)
 
     def recorded(self, ending: Ending) -> Ending:
         """The ending with everything that belongs on the record: calls, charges, the reasons for the model, troubles."""
-        return replace(
-            ending,
-            calls=self.house_calls + tuple(self._charged()),
-            route=self._why() or ending.route,
-            category=self.sorting.category if self.sorting else None,
-            complexity=self.sorting.complexity if self.sorting else None,
-            troubles=() if ending.status is RequestStatus.FAILED else tuple(self._troubles()),
+        sorting = self.sorting
+        return ending.recorded(
+            (*self.house_calls, *self._charged()),
+            self._why() or ending.route,
+            () if ending.status is RequestStatus.FAILED else tuple(self._troubles()),
+            category=sorting.category if sorting else None,
+            complexity=sorting.complexity if sorting else None,
         )
 
     def _charged(self) -> list[Call]:
@@ -162,6 +180,12 @@ class Work:
         for each in self.calls.tried if self.calls else ():
             if isinstance(each.error, BadCredentials | OutOfCredit):
                 yield each.error.code, each.error.message, f"{each.target.name}: {each.error.detail}"
+
+
+@lru_cache(maxsize=4096)
+def _ref(secret: str, person: int) -> str:
+    # By the number of a person's id, which is found sooner than the id itself.
+    return hashlib.sha256(f"{secret}:{uuid.UUID(int=person)}".encode()).hexdigest()[:32]
 
 
 def _used(calls: Iterable[Call]) -> dict[Dimension, int]:

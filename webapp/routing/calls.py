@@ -10,12 +10,10 @@ the person has given up.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import random
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, TypeVar
@@ -43,6 +41,7 @@ from webapp.interrupts import shielded
 from webapp.routing import http, resilience, vendor_keys, vendors
 from webapp.routing.resilience import Denial, Denied, Grant, Verdict
 from webapp.routing.route import Passed, Route, Target
+from webapp.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -143,20 +142,27 @@ class Calls(Generic[T]):
     _left: list[Target] = field(default_factory=list)
     _failed: dict[str, str] = field(default_factory=dict)
     _until: float = 0.0
+    _settings: Settings = field(init=False, repr=False)
 
     def pieces(self) -> Generator[T, None, None]:
         """The pieces of the first answer that begins. Raises the failure that explains most if there is none."""
         self._until = time.monotonic() + self.timeout_s
         self._left = list(self.route.targets)
-        rounds = 1 + current_settings().retries if self.patient else 1
-        for number in itertools.count(1):
+        self._settings = current_settings()
+        rounds = 1 + self._settings.retries if self.patient else 1
+        number = 1
+        while True:
             try:
-                yield from self._round_when_there_is_room()
+                yield from self._round()
                 return
             except ProviderError as exc:
+                # A round in which no model was called for our own limits is not counted, but waited for.
+                if isinstance(exc, NoTurn) and self._waited_for_room(exc):
+                    continue
                 wait_s = self._wait_before_next(exc, number) if number < rounds else None
                 if wait_s is None or not self._waited(wait_s):
                     raise
+                number += 1
 
     @property
     def answered_by(self) -> Target | None:
@@ -168,7 +174,7 @@ class Calls(Generic[T]):
         """The pause in seconds after round `number` has failed, None if there is to be no other."""
         if self.streamed or not self._left or not exc.retryable:
             return None
-        longest_s = current_settings().retry_wait_s
+        longest_s = self._settings.retry_wait_s
         asked_s = _asks_for_s(exc)
         if asked_s > longest_s:
             return None
@@ -186,18 +192,12 @@ class Calls(Generic[T]):
             time.sleep(min(left_s, _LOOK_AGAIN_S))
         return False
 
-    def _round_when_there_is_room(self) -> Iterator[T]:
-        """A round; one in which no model was called for our own limits is not counted, but waited for."""
-        while True:
-            try:
-                yield from self._round()
-                return
-            except NoTurn as exc:
-                wait_s = min(exc.retry_after_s or _LOOK_AGAIN_S, _LOOK_AGAIN_S) * random.uniform(0.8, 1.2)
-                if not exc.ours or time.monotonic() + (exc.retry_after_s or 0) > self._until:
-                    raise
-                if not self._waited(max(wait_s, 0.02)):
-                    raise
+    def _waited_for_room(self, exc: NoTurn) -> bool:
+        """Wait for our own limits; False if it is not they, there is no time left, or nobody wants the answer any more."""
+        if not exc.ours or time.monotonic() + (exc.retry_after_s or 0) > self._until:
+            return False
+        wait_s = min(exc.retry_after_s or _LOOK_AGAIN_S, _LOOK_AGAIN_S) * random.uniform(0.8, 1.2)
+        return self._waited(max(wait_s, 0.02))
 
     def _round(self) -> Iterator[T]:
         failures: list[ProviderError] = []
@@ -246,7 +246,7 @@ class Calls(Generic[T]):
 
     def _final(self, exc: ProviderError) -> bool:
         if isinstance(exc, RefusedByPolicy):
-            return not current_settings().fallback_on_refusal
+            return not self._settings.fallback_on_refusal
         return isinstance(exc, OurFailure)
 
     def _in_vain(self, target: Target) -> bool:
@@ -260,7 +260,7 @@ class Calls(Generic[T]):
         if left_s <= 0:
             raise TimedOut(f"No complete answer within {self.timeout_s:.0f} seconds.")
         granted: Grant | Denied | None = None
-        tried = Tried(target, now(), now(), number=len(self.tried))
+        tried = Tried(target, began_at := now(), began_at, number=len(self.tried))
         verdict = Verdict.NEUTRAL
         try:
             # A job's time limit must not fall between taking a place at the gate and knowing of it.
@@ -268,14 +268,14 @@ class Calls(Generic[T]):
                 granted = resilience.enter(
                     target.account,
                     target.circuit,
-                    vendors.pace(target.provider),
+                    vendors.pace(target.provider, self._settings),
                     tokens=self.tokens(target),
                     hold_s=left_s + _HOLD_MORE_S,
                 )
             if isinstance(granted, Denied):
                 raise NoTurn(target, granted)
             self.tried.append(tried)
-            yield from self._timed(target, tried, left_s)
+            yield from self._answer(target, tried, left_s)
             verdict = Verdict.GOOD
             tried.outcome = "completed"
         except NoTurn:
@@ -297,53 +297,53 @@ class Calls(Generic[T]):
                 with shielded():
                     resilience.leave(granted, verdict, tokens=_tokens(tried))
 
-    def _timed(self, target: Target, tried: Tried, left_s: float) -> Iterator[T]:
+    def _answer(self, target: Target, tried: Tried, left_s: float) -> Iterator[T]:
+        """A target's pieces. What a plugin raises beside the typed errors becomes one, so that the next model gets its turn."""
         began = time.monotonic()
-        silence_s = self.silence_s or current_settings().silence_timeout_s
-        with (
-            http.call_limits(timeout_s=left_s, silence_s=silence_s),
-            closing(_typed(target, self.start(target, left_s))) as pieces,
-        ):
-            for piece in pieces:
-                if tried.first_piece_ms is None:
-                    tried.first_piece_ms = int((time.monotonic() - began) * 1000)
-                if isinstance(piece, Usage):
-                    tried.usage = piece
-                    if not self.streamed:
-                        raise MalformedAnswer(f"{target.provider.label} sent an empty answer.")
-                    yield piece
-                    return
-                # Progress is no part of an answer: another model may still begin afresh.
-                self.streamed = self.streamed or not isinstance(piece, Progress)
-                yield piece
-        raise MalformedAnswer(f"The provider plugin {target.provider.name} ended without telling what was used.")
+        with http.call_limits(timeout_s=left_s, silence_s=self.silence_s or self._settings.silence_timeout_s):
+            pieces = self.start(target, left_s)
+            try:
+                try:
+                    for piece in pieces:
+                        if tried.first_piece_ms is None:
+                            tried.first_piece_ms = int((time.monotonic() - began) * 1000)
+                        if isinstance(piece, Usage):
+                            tried.usage = piece
+                            if not self.streamed:
+                                raise MalformedAnswer(f"{target.provider.label} sent an empty answer.")
+                            yield piece
+                            return
+                        # Progress is no part of an answer: another model may still begin afresh.
+                        self.streamed = self.streamed or not isinstance(piece, Progress)
+                        yield piece
+                    raise MalformedAnswer(f"The provider plugin {target.provider.name} ended without telling what was used.")
+                finally:
+                    close(pieces)
+            except ProviderError as exc:
+                _tidy(exc, target)
+                raise
+            except (LimitReached, GeneratorExit, BaseTimeoutException):
+                # The last one is the job's own time limit, wherever it strikes: it ends the job, not the call.
+                raise
+            except Exception as exc:
+                log.error("the plugin of %s failed: %s\n%s", target.provider.name, type(exc).__name__, frames(exc))
+                raise Unavailable(
+                    f"The plugin of {target.provider.label} failed.", detail=f"its plugin raised {type(exc).__name__}"
+                ) from exc
+
+
+def close(pieces: object) -> None:
+    """Close what a provider returned: that may be any iterator."""
+    if callable(ending := getattr(pieces, "close", None)):
+        ending()
 
 
 def closable(pieces: Iterator[T]) -> Generator[T, None, None]:
-    """The pieces as something that can be closed: a provider may return any iterator."""
+    """The pieces as something that can be closed."""
     try:
         yield from pieces
     finally:
-        if callable(close := getattr(pieces, "close", None)):
-            close()
-
-
-def _typed(target: Target, pieces: Iterator[T]) -> Generator[T, None, None]:
-    """The pieces; what a plugin raises beside the typed errors becomes one, so that the next model gets its turn."""
-    with closing(closable(pieces)) as source:
-        try:
-            yield from source
-        except ProviderError as exc:
-            _tidy(exc, target)
-            raise
-        except (LimitReached, GeneratorExit, BaseTimeoutException):
-            # The last one is the job's own time limit, wherever it strikes: it ends the job, not the call.
-            raise
-        except Exception as exc:
-            log.error("the plugin of %s failed: %s\n%s", target.provider.name, type(exc).__name__, frames(exc))
-            raise Unavailable(
-                f"The plugin of {target.provider.label} failed.", detail=f"its plugin raised {type(exc).__name__}"
-            ) from exc
+        close(pieces)
 
 
 def _tidy(exc: ProviderError, target: Target) -> None:

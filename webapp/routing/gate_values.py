@@ -53,20 +53,36 @@ class Denial(StrEnum):
     CONCURRENT = "concurrent"
 
 
+class Entered(NamedTuple):
+    """The call may begin. `minute`: where its tokens are counted, -1: nowhere. `held`: it takes a place of `concurrent`.
+    `flawed`: calls to the target have gone bad in a row, so that one that goes well has something to say."""
+
+    generation: int
+    minute: int
+    held: bool
+    probe: bool
+    flawed: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Leave to make one call, to be ended once by `leave`.
+    """Leave to make one call, to be ended once by `leave`. Calls that nothing limits may be given one and the same.
 
-    `tokens` are those reserved, `probe` says that this call alone tries a target that was failing, `local` that this
-    process granted it by itself while Redis was away. `lease` is for `leave` and means nothing to others.
+    `tokens` are those reserved, `local` says that this process granted it by itself while Redis was away. `lease` and `entered`
+    are for `leave` and mean nothing to others.
     """
 
     provider: str
     target: str
     lease: str
+    entered: Entered
     tokens: int
-    probe: bool
     local: bool
+
+    @property
+    def probe(self) -> bool:
+        """Whether this call alone tries a target that was failing."""
+        return self.entered.probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,17 +161,6 @@ class Wish(NamedTuple):
     hold_ms: int
     tokens: int
     pace: Pace
-
-
-class Entered(NamedTuple):
-    """The call may begin. `minute`: where its tokens are counted, -1: nowhere. `held`: it takes a place of `concurrent`.
-    `flawed`: calls to the target have gone bad in a row, so that one that goes well has something to say."""
-
-    generation: int
-    minute: int
-    held: bool
-    probe: bool
-    flawed: bool = True
 
 
 class Refused(NamedTuple):

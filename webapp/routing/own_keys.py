@@ -63,11 +63,14 @@ class _Made:
 _NONE = Shelf()
 
 
-def shelf(organization_id: uuid.UUID | None) -> Shelf:
-    """The organization's own providers as this process knows them: no query."""
-    house = vendors.known()
-    own = house.organizations.get(organization_id) if organization_id is not None else None
-    if organization_id is None or not own or not any(vendor.values for vendor in own.values()):
+def shelf(organization_id: uuid.UUID | None, house: House | None = None) -> Shelf:
+    """The organization's own providers as this process knows them: no query. `house` is what is known, where it is at hand."""
+    if house is None:
+        house = vendors.known()
+    if organization_id is None or not house.organizations:
+        return _NONE
+    own = house.organizations.get(organization_id)
+    if not own or not any(vendor.values for vendor in own.values()):
         return _NONE
     made = _made()
     with made.guard:

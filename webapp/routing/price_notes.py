@@ -43,6 +43,11 @@ class Note:
     by_name_alone: bool = True
     """Whether the names are enough where the vendor is not known; not for words such as `core`."""
 
+    @property
+    def moves(self) -> bool:
+        """Whether the token prices change with date or time of day; they do on whole minutes."""
+        return self.since is not None or self.peak_rates is not None
+
     def rates_at(self, at: dt.datetime) -> TokenRates | None:
         """The token prices in force at `at` (aware), None if the table's count."""
         if self.rates is None or (self.since is not None and at.astimezone(dt.UTC).date() < self.since):

@@ -69,18 +69,19 @@ class TokenRates:
         the cheaper reading.
         """
         text = input_tokens - picture_input_tokens
-        cached_text = min(cached_tokens, text)
-        cached_pictures = cached_tokens - cached_text
-        written_text = min(cache_write_tokens, text - cached_text)
-        total = (
-            rate(self.input, input_tokens) * (text - cached_text - written_text)
-            + rate(self.cached, input_tokens) * cached_text
-            + rate(self.output, input_tokens) * (output_tokens - picture_output_tokens)
-        )
+        cached_text = cached_tokens if cached_tokens < text else text
+        written_text = text - cached_text
+        if cache_write_tokens < written_text:
+            written_text = cache_write_tokens
+        total = rate(self.input, input_tokens) * (text - cached_text - written_text)
+        if cached_text:
+            total += rate(self.cached, input_tokens) * cached_text
+        total += rate(self.output, input_tokens) * (output_tokens - picture_output_tokens)
         if written_text:
             total += rate(self.cache_write, input_tokens) * written_text
         if picture_input_tokens:
             picture, written = rate(self.picture_input, input_tokens), cache_write_tokens - written_text
+            cached_pictures = cached_tokens - cached_text
             total += picture * (picture_input_tokens - cached_pictures - written)
             total += rate(self.picture_cached, input_tokens) * cached_pictures
             total += max(picture, rate(self.cache_write, input_tokens)) * written
@@ -88,12 +89,10 @@ class TokenRates:
             total += rate(self.picture_output, input_tokens) * picture_output_tokens
         return total / MICROUSD + self.call_usd
 
-    def most_usd(self, input_tokens: int, output_tokens: int) -> Decimal:
-        """The most that a call of this size can cost, whatever its tokens turn out to be."""
+    def dearest(self) -> tuple[Steps, Steps]:
+        """The most that a token of the input, and one of the output, can cost, whatever kind of token it turns out to be."""
         read = (self.input, self.cached, self.cache_write, self.picture_input, self.picture_cached)
-        dearest_input = max(_most(steps, input_tokens) for steps in read)
-        dearest_output = max(_most(steps, input_tokens) for steps in (self.output, self.picture_output))
-        return (dearest_input * input_tokens + dearest_output * output_tokens) / MICROUSD + self.call_usd
+        return _dearest(*read), _dearest(self.output, self.picture_output)
 
 
 def rate(steps: Steps, input_tokens: int) -> Decimal:
@@ -105,8 +104,10 @@ def rate(steps: Steps, input_tokens: int) -> Decimal:
     return found
 
 
-def _most(steps: Steps, input_tokens: int) -> Decimal:
-    return max(value for start, value in steps if start < input_tokens or start < 0)
+def _dearest(*kinds: Steps) -> Steps:
+    """Of several prices the dearest that may hold, also where a longer call would be the cheaper one."""
+    starts = sorted({start for steps in kinds for start, _ in steps})
+    return tuple((start, max(usd for steps in kinds for above, usd in steps if above <= start)) for start in starts)
 
 
 @lru_cache(maxsize=1)
@@ -127,6 +128,12 @@ def table_rates(price_as: str, model: str, at: datetime) -> TokenRates | None:
     """What the table says of a model at that time, None if it lacks the model or its price for input or output."""
     entry = _find(price_as, model)
     return None if entry is None else _by_token(_ByIdentity(entry.get_prices(at)))
+
+
+def table_moves(price_as: str, model: str) -> bool:
+    """Whether the table has several prices for a model, by date or time of day. Those change on whole minutes."""
+    entry = _find(price_as, model)
+    return entry is not None and isinstance(entry.prices, list)
 
 
 def hours_that_matter(price_as: str, model: str) -> range:

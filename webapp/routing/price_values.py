@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import date
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 
 COUNT_MAX = 10**12
 """More tokens, pictures or credits than any call has: what is above was not counted by anybody."""
@@ -23,6 +24,7 @@ class Rates:
     picture_usd: Decimal = Decimal("0.50")
 
     @classmethod
+    @lru_cache(maxsize=64)
     def of(cls, input_usd: float, output_usd: float, picture: float = 0.5) -> Rates:
         """From settings. Through text, so that 0.1 stays 0.1."""
         return cls(Decimal(str(input_usd)), Decimal(str(output_usd)), Decimal(str(picture)))

@@ -11,17 +11,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from webapp.contracts.calls import Turn
-from webapp.contracts.money import to_microusd
+from webapp.contracts.money import MICROUSD, to_microusd
 from webapp.routing import price_notes
 from webapp.routing.price_table import (
     NOTHING,
+    Steps,
     TokenRates,
     flat,
     hours_that_matter,
+    rate,
     table_date,
+    table_moves,
     table_rates,
     table_version,
 )
@@ -50,6 +54,11 @@ COST_MAX_MICROUSD = 10**15
 """No call is charged more: a thousand million dollars."""
 
 _PUNCTUATION = string.punctuation.encode()
+_FREE = Price(0, "local", "", True)
+_ANY_TIME = datetime(2000, 1, 1, tzinfo=UTC)
+"""Stands for every time where a price does not change with it."""
+_KEPT = 4096
+"""How many prepared answers of each kind are kept: by value, and by the minute where a price changes with time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +79,14 @@ class _Tariff:
     """True where the price per picture takes the place of the picture's tokens."""
 
 
+class _Bound(NamedTuple):
+    """The most that a call to one model can be charged: by its tokens, whatever kind they turn out to be, and its pictures."""
+
+    tariff: _Tariff
+    input: Steps
+    output: Steps
+
+
 def estimate_tokens(text: str) -> int:
     """About how many tokens `text` is, rather too many than too few; no tokenizer needed.
 
@@ -78,17 +95,19 @@ def estimate_tokens(text: str) -> int:
     current tokenizers, so this is about a third too many there.
     """
     data = text.encode("utf-8", "replace")
-    if len(data) == len(text):
-        others, marked = 0, data
-    else:
-        others, marked = len(data) - len(text), text.encode("ascii", "ignore")
-    plain = len(marked.translate(None, _PUNCTUATION))
-    return -(-plain // 3) + (len(marked) - plain) + others
+    others = len(data) - len(text)
+    if others:
+        data = text.encode("ascii", "ignore")
+    size, plain = len(data), len(data.translate(None, _PUNCTUATION))
+    return -(-plain // 3) + (size - plain) + others
 
 
 def estimate_input(turns: Iterable[Turn]) -> int:
     """About how many input tokens a call with these turns has, rather too many than too few."""
-    return sum(estimate_tokens(turn.text) + TURN_TOKENS for turn in turns) + TURN_TOKENS
+    found = TURN_TOKENS
+    for turn in turns:
+        found += estimate_tokens(turn.text) + TURN_TOKENS
+    return found
 
 
 def price(
@@ -108,19 +127,21 @@ def price(
     itself says it charged; `at` (aware, default now) decides between prices that change with date and time of day.
     """
     if free_of_charge:
-        return Price(0, "local", "", True)
-    counted, at = counted.plausible(), at or datetime.now(UTC)
+        return _FREE
+    counted, moment = counted.plausible(), _moment(price_as, model, at)
     if override is not None and _applies(override, price_as, model, counted):
-        return _charge(_overridden(_tariff(price_as, model, at, fallback), override, price_as, model), counted)
-    vendor_usd = amount_or_none(vendor_usd, VENDOR_USD_MAX)
+        return _charge(_tariff(price_as, model, moment, fallback, override), counted)
     if vendor_usd is not None:
-        return Price(to_microusd(vendor_usd), "vendor", at.astimezone(UTC).date().isoformat(), True)
+        vendor_usd = amount_or_none(vendor_usd, VENDOR_USD_MAX)
+    if vendor_usd is not None:
+        day = (at or datetime.now(UTC)).astimezone(UTC).date().isoformat()
+        return Price(to_microusd(vendor_usd), "vendor", day, True)
     if not counted.pictures and counted.credits is None:
-        found = _rates(price_as, model, at)
+        found = _rates(price_as, model, moment)
         if found is not None:
             rates, source, day = found
             return Price(_microusd(_tokens_usd(rates, counted)), source, day, True)
-    return _charge(_tariff(price_as, model, at, fallback), counted)
+    return _charge(_tariff(price_as, model, moment, fallback), counted)
 
 
 def ceiling(
@@ -140,16 +161,31 @@ def ceiling(
     `input_tokens` is the estimate for the turns (`estimate_input`).
     """
     if free_of_charge:
-        return Price(0, "local", "", True)
-    counted = Counted(input_tokens, max_output_tokens, pictures=pictures).plausible()
-    overridden = override is not None and _applies(override, price_as, model, counted)
-    now = datetime.now(UTC)
+        return _FREE
+    moment = _moment(price_as, model, None)
+    return _most(price_as, model, input_tokens, max_output_tokens, pictures, fallback, override, moment)
+
+
+@lru_cache(maxsize=_KEPT)
+def _most(
+    price_as: str,
+    model: str,
+    input_tokens: int,
+    output_tokens: int,
+    pictures: int,
+    fallback: Rates,
+    override: Override | None,
+    moment: datetime,
+) -> Price:
+    # Kept because a request asks for the same several times: when it is sized, when it is stored, before it is called.
+    counted = Counted(input_tokens, output_tokens, pictures=pictures).plausible()
+    if override is not None and not _applies(override, price_as, model, counted):
+        override = None
     found: list[Price] = []
-    for hour in hours_that_matter(price_as, model):
-        tariff = _tariff(price_as, model, now + timedelta(hours=hour), fallback, dearest=True)
-        if override is not None and overridden:
-            tariff = _overridden(tariff, override, price_as, model)
-        usd = tariff.rates.most_usd(counted.input_tokens, counted.output_tokens)
+    for tariff, of_input, of_output in _bounds(price_as, model, moment, fallback, override):
+        usd = rate(of_input, counted.input_tokens) * counted.input_tokens
+        usd += rate(of_output, counted.input_tokens) * counted.output_tokens
+        usd = usd / MICROUSD + tariff.rates.call_usd
         if counted.pictures:
             usd += tariff.picture_most_usd * counted.pictures
         known = tariff.rates_known and (tariff.picture_known or not counted.pictures)
@@ -157,6 +193,32 @@ def ceiling(
     return max(found, key=lambda price: price.cost_microusd)
 
 
+@lru_cache(maxsize=_KEPT)
+def _bounds(price_as: str, model: str, moment: datetime, fallback: Rates, override: Override | None) -> tuple[_Bound, ...]:
+    """One for each hour of the coming day at which the price may be another one."""
+    tariffs = [
+        _tariff(price_as, model, moment + timedelta(hours=hour), fallback, override, dearest=True)
+        for hour in hours_that_matter(price_as, model)
+    ]
+    return tuple(_Bound(tariff, *tariff.rates.dearest()) for tariff in tariffs)
+
+
+def _moment(price_as: str, model: str, at: datetime | None) -> datetime:
+    """The moment by which a price is looked up: the minute of `at` (aware, default now), since prices change on whole ones,
+    or `_ANY_TIME`. What is kept of it is then right for all of that time."""
+    if not _moves(price_as, model):
+        return _ANY_TIME
+    return (at or datetime.now(UTC)).astimezone(UTC).replace(second=0, microsecond=0)
+
+
+@lru_cache(maxsize=_KEPT)
+def _moves(price_as: str, model: str) -> bool:
+    """Whether a model's price changes with date or time of day."""
+    note = price_notes.find(price_as, model)
+    return (note is not None and note.moves) or table_moves(price_as, model)
+
+
+@lru_cache(maxsize=_KEPT)
 def _rates(price_as: str, model: str, at: datetime, *, dearest: bool = False) -> tuple[TokenRates, str, str] | None:
     """A model's token prices with source and day, from a note that goes before the table, or the table."""
     note = price_notes.find(price_as, model)
@@ -167,7 +229,22 @@ def _rates(price_as: str, model: str, at: datetime, *, dearest: bool = False) ->
     return None if rates is None else (rates, table_version(), table_date())
 
 
-def _tariff(price_as: str, model: str, at: datetime, fallback: Rates, *, dearest: bool = False) -> _Tariff:
+@lru_cache(maxsize=_KEPT)
+def _tariff(
+    price_as: str,
+    model: str,
+    at: datetime,
+    fallback: Rates,
+    override: Override | None = None,
+    *,
+    dearest: bool = False,
+) -> _Tariff:
+    """What a model may be charged by at a time, with the operator's own prices over it where they are to count."""
+    found = _listed(price_as, model, at, fallback, dearest=dearest)
+    return found if override is None else _overridden(found, override, price_as, model)
+
+
+def _listed(price_as: str, model: str, at: datetime, fallback: Rates, *, dearest: bool) -> _Tariff:
     note = price_notes.find(price_as, model)
     found = _rates(price_as, model, at, dearest=dearest)
     rates, source, day = found or (TokenRates.plain(fallback.input_usd, fallback.output_usd), "ceiling", "")
@@ -287,4 +364,5 @@ def _tokens_usd(rates: TokenRates, counted: Counted) -> Decimal:
 
 
 def _microusd(usd: Decimal) -> int:
-    return min(to_microusd(usd), COST_MAX_MICROUSD)
+    cost = to_microusd(usd)
+    return cost if cost < COST_MAX_MICROUSD else COST_MAX_MICROUSD

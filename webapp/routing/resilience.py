@@ -1,6 +1,15 @@
 """May a call to a vendor begin now? Pace limits per provider and a circuit breaker per target, shared by all processes.
 
-`enter` before a call, `leave` after it: one round trip to Redis each, where the state is (`gate_script`).
+`enter` before a call, `leave` after it: one round trip to Redis each at most, where the state is (`gate_script`).
+
+A healthy target costs none. Where the provider has no pace limits and Redis said not longer than a quarter of a second ago
+that it has nothing against the target (no failures in a row, circuit closed, no pause of target or provider), a call begins
+without asking it (`gate_marks`). The rules:
+
+- Such a call carries the generation of the answer that it goes by, and its bad end is counted in Redis like any other's.
+- A bad end, pause, reset or refusal that this process sees ends this at once for the target, or for all of the provider:
+  the next call asks Redis.
+- When Redis goes away, nothing that it said is gone by any more.
 
 A target's circuit opens after some calls in a row went bad. When its time is over exactly one call of all processes and
 threads tries the target: if it goes well the circuit closes, if not it stays open for another period. What the caller
@@ -15,8 +24,9 @@ half-open circuit. And each call reads and writes its state in several round tri
 While Redis is away or slow to answer, the same rules hold in this process alone (`gate_local`), with each limit divided
 by the number of processes. Redis is asked again every few seconds, by one call.
 
-Known sharp edges: what Redis has counted is not known to the processes on their own, so for a minute, or for as long as
-the calls under way last, a provider may see up to twice its limits. While Redis is away each process probes by itself,
+Known sharp edges: a circuit that another process has opened, or a pause that it was told, is noticed after a quarter of a
+second at most. What Redis has counted is not known to the processes on their own, so for a minute, or for as long as the
+calls under way last, a provider may see up to twice its limits. While Redis is away each process probes by itself,
 and a limit smaller than the number of processes is passed, as each of them may make one call. Limits are divided by the
 processes of this machine: those of other machines are not known here. What a Redis that keeps nothing forgets when it is
 restarted (places, counts, circuits, pauses) is forgotten.
@@ -31,13 +41,14 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import ParamSpec, TypeVar, cast
+from typing import ParamSpec, TypeVar
 
 import redis
 from flask import current_app
 
-from webapp.extensions import current_settings, queue_redis
+from webapp.extensions import current_settings, of_application, queue_redis
 from webapp.routing.gate_local import LocalGate
+from webapp.routing.gate_marks import CLEAN_S, CleanMarks
 from webapp.routing.gate_script import SharedGate
 from webapp.routing.gate_values import (
     TOKENS_MAX,
@@ -96,6 +107,7 @@ class _Gate:
     def __init__(self, connection: redis.Redis) -> None:
         self.shared = SharedGate(connection)
         self.local = LocalGate()
+        self.marks = CleanMarks()
         self.failing: set[str] = set()
         """Targets of which this process has told a bad end, and no good one since."""
         self._guard = threading.Lock()
@@ -134,6 +146,7 @@ class _Gate:
             if self._away:
                 return
             self._away = True
+        self.marks.forget()
         log.warning(
             "Redis cannot be asked (%s): until it is back each process keeps its own circuits and its share of the limits",
             type(exc).__name__,
@@ -149,9 +162,11 @@ class _Gate:
 
 
 def _gate() -> _Gate:
-    extensions = current_app.extensions
-    known = extensions.get(_EXTENSION)
-    return cast(_Gate, known if known is not None else extensions.setdefault(_EXTENSION, _Gate(queue_redis())))
+    try:
+        gate: _Gate = of_application(_EXTENSION)
+    except KeyError:
+        gate = current_app.extensions.setdefault(_EXTENSION, _Gate(queue_redis()))
+    return gate
 
 
 def enter(provider: str, target: str, pace: Pace, *, tokens: int, hold_s: float) -> Grant | Denied:
@@ -161,11 +176,14 @@ def enter(provider: str, target: str, pace: Pace, *, tokens: int, hold_s: float)
     taken for dead: its place is given to others, and so is its right to probe. Nothing is taken by a call that is
     denied. `ValueError` for a target of another provider.
     """
+    gate = _gate()
+    unlimited = pace.requests_per_minute is None and pace.tokens_per_minute is None and pace.concurrent is None
+    if unlimited and (known := gate.marks.grant(target)) is not None and known.provider == provider:
+        return known
     if target.partition("/")[0] != provider:
         raise ValueError("the target is not one of this provider")
-    gate, lease = _gate(), os.urandom(8).hex()
-    wish = Wish(target, lease, max(1, math.ceil(hold_s * 1000)), _tokens(tokens), pace)
-    local = False
+    wish = Wish(target, os.urandom(8).hex(), max(1, math.ceil(hold_s * 1000)), _tokens(tokens), pace)
+    times_forgotten, began, local = gate.marks.times_forgotten, time.monotonic(), False
     answer: Entered | Refused
     try:
         answer = gate.ask(gate.shared.enter, provider, wish)
@@ -175,9 +193,12 @@ def enter(provider: str, target: str, pace: Pace, *, tokens: int, hold_s: float)
         wish = wish._replace(pace=pace.share(settings.web_processes + settings.worker_processes))
         answer = gate.local.enter(provider, wish)
     if isinstance(answer, Refused):
+        gate.marks.forget(provider if answer.reason == Denial.PAUSED else target)
         return _denied(provider, wish, answer, local)
-    text = f"{lease}.{answer.generation}.{answer.minute}.{int(answer.held)}.{int(answer.flawed)}"
-    return Grant(provider, target, text, wish.tokens, answer.probe, local)
+    grant = Grant(provider, target, wish.lease, answer, wish.tokens, local)
+    if unlimited and not (local or answer.probe or answer.flawed):
+        gate.marks.note(grant, began + min(CLEAN_S, current_settings().breaker_open_s), times_forgotten)
+    return grant
 
 
 def leave(grant: Grant, verdict: Verdict, *, tokens: int | None = None) -> None:
@@ -185,26 +206,34 @@ def leave(grant: Grant, verdict: Verdict, *, tokens: int | None = None) -> None:
 
     Never raises because of Redis: a lease that cannot be given back there expires.
     """
-    lease, generation, minute, held, flawed = grant.lease.split(".")
-    entered = Entered(int(generation), int(minute), held == "1", grant.probe, flawed == "1")
+    entered, gate = grant.entered, _gate()
     change = 0 if tokens is None or entered.minute < 0 else _tokens(tokens) - grant.tokens
-    gate = _gate()
     # A good end only says something after bad ones: those before the call, and those that this process has told meanwhile. Of
-    # another process's, each call that begins from then on knows; but were all that are under way silent, a few bad ends among
-    # many good ones would be some in a row.
+    # another process's, each call that asks Redis from then on knows; but were all that are under way silent, a few bad ends
+    # among many good ones would be some in a row.
     heard = entered.flawed or grant.target in gate.failing
     silent = verdict is Verdict.NEUTRAL or (verdict is Verdict.GOOD and not heard)
-    if silent and not (grant.probe or entered.held or change):
+    if silent and not (entered.probe or entered.held or change):
         return
     if verdict is Verdict.GOOD:
         gate.failing.discard(grant.target)
     elif verdict is Verdict.BAD and len(gate.failing) < _FAILING_MAX:
         gate.failing.add(grant.target)
+    try:
+        _end(gate, grant, change, verdict)
+    finally:
+        if verdict is Verdict.BAD:
+            # Once Redis knows it: what it says from now on has this end in it.
+            gate.marks.forget(grant.target)
+
+
+def _end(gate: _Gate, grant: Grant, change: int, verdict: Verdict) -> None:
+    """Tell the keeper that granted the call."""
     settings = current_settings()
     ended = Ended(
         target=grant.target,
-        lease=lease,
-        entered=entered,
+        lease=grant.lease,
+        entered=grant.entered,
         change=change,
         verdict=verdict,
         failures=settings.breaker_failures,
@@ -237,6 +266,8 @@ def pause(provider: str, seconds: float, reason: str, *, target: str = "") -> No
         gate.ask(gate.shared.pause, provider, length, shown, target=target)
     except _Away:
         log.info("the pause of %s is this process's own: Redis is away", _shown(target or provider))
+    finally:
+        gate.marks.forget(target or provider)
 
 
 def reset(provider: str) -> None:
@@ -247,6 +278,8 @@ def reset(provider: str) -> None:
         gate.ask(gate.shared.reset, provider)
     except _Away:
         log.warning("%s was reset in this process alone: Redis is away", provider)
+    finally:
+        gate.marks.forget(provider)
 
 
 def state(provider: str) -> ProviderState:

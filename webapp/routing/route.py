@@ -19,16 +19,17 @@ from webapp.contracts.money import format_microusd
 from webapp.contracts.providers import Capability, ImageProvider, Provider, TextProvider
 from webapp.extensions import current_settings
 from webapp.registry import current_registry
-from webapp.routing import http, own_keys, prices, vendors
-from webapp.routing.own_keys import OwnKey
-from webapp.routing.prices import Price, Rates
-from webapp.routing.vendors import Rule
+from webapp.routing import costs, http, own_keys, vendors
+from webapp.routing.own_keys import OwnKey, Shelf
+from webapp.routing.prices import Price
+from webapp.routing.vendors import House, Rule
 
 log = logging.getLogger(__name__)
 
 PROBE_TTL_S = 30.0
 PROBE_TIMEOUT_S = 0.5
 TARGETS_MAX = 5
+_ROUTES_MAX = 1000
 IMAGES = "image.generate"
 """The operation whose providers make pictures."""
 _READY = "a provider that is ready"
@@ -74,9 +75,10 @@ class Target:
         return self.provider
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ask:
-    """What is to be served. `input_tokens` and `output_tokens` are the most it may use, 0 where nobody knows yet."""
+    """What is to be served. `input_tokens` and `output_tokens` are the most it may use, 0 where nobody knows yet. Nothing of it
+    changes; it is not frozen because each request makes several, and that would take them seven times as long."""
 
     operation: str = "chat"
     category: str | None = None
@@ -129,10 +131,14 @@ class _Probe:
 
 @dataclass(slots=True)
 class _Sieve:
-    """One building of a route: what was taken, and what was passed over."""
+    """One building of a route: by what it goes, what was taken, and what was passed over. `own` are the organization's own
+    providers, `shelf` all that may serve, by name: an own one takes the place of the installation's."""
 
     ask: Ask
     fresh: bool
+    house: House
+    own: Shelf
+    shelf: Mapping[str, Provider]
     rule: Rule | None = None
     targets: list[Target] = field(default_factory=list)
     passed: list[Passed] = field(default_factory=list)
@@ -146,25 +152,59 @@ def plan(ask: Ask, *, fresh: bool = True) -> Route:
     """The route of a request. With `fresh` it may ask the database for new rules and servers whether they are there; without,
     it goes by what is known, for use inside a transaction."""
     house = vendors.current() if fresh else vendors.known()
-    rule = next((rule for rule in house.rules if fits(rule, ask)), None)
-    settings = current_settings()
-    named = settings.image_model if ask.operation == IMAGES else settings.chat_model
-    sieve = _Sieve(ask, fresh, None if ask.named else rule)
+    if ask.named and (before := _as_before(ask, house)) is not None:
+        return before
+    sieve = _sieve(ask, house, fresh=fresh)
     if ask.named:
         by = "the request itself"
         _take_named(sieve, ask.named, "asked for")
-    elif rule is not None:
-        by = f"the rule “{rule.name}”"
+    elif (rule := next((rule for rule in house.rules if fits(rule, ask)), None)) is not None:
+        by, sieve.rule = f"the rule “{rule.name}”", rule
         for name in rule.targets:
             _take_named(sieve, name, by)
-    elif named:
+    elif named := _listed(ask.operation):
         by = "SWITCHHOOK_IMAGE_MODEL" if ask.operation == IMAGES else "SWITCHHOOK_CHAT_MODEL"
         for name in named.split(","):
             _take_named(sieve, name, f"named in {by}")
     else:
         by = "the providers that are ready"
         _take_ready(sieve)
-    return Route(by, tuple(sieve.targets[:TARGETS_MAX]), tuple(sieve.passed))
+    found = Route(by, tuple(sieve.targets[:TARGETS_MAX]), tuple(sieve.passed))
+    if ask.named and found.targets:
+        _keep(found, ask, house)
+    return found
+
+
+def _as_before(ask: Ask, house: House) -> Route | None:
+    """The route of a request that names its model, as it was found for one before; None for what has to be looked at anew. What
+    may have changed since without a new revision is asked again: the provider, and what the model can do."""
+    found = house.routes.get((ask.operation, ask.named))
+    if found is None or (house.organizations and ask.organization_id in house.organizations):
+        return None
+    provider, registry = found.targets[0].provider, current_registry()
+    there: Mapping[str, Provider] = registry.image_providers if ask.operation == IMAGES else registry.providers
+    if there.get(provider.name) is not provider:
+        return None
+    try:
+        return None if provider.missing() or _unable(provider, found.targets[0].model, ask) else found
+    except Exception:
+        return None  # what is to be said of it is said on the long way
+
+
+def _keep(found: Route, ask: Ask, house: House) -> None:
+    """Keep the route of a named model for the next request that names it, where it follows from nothing but the name."""
+    named_in_full = bool(ask.named.strip().partition("/")[2])
+    for_anybody = not house.organizations or ask.organization_id not in house.organizations
+    if named_in_full and for_anybody and current_settings().unknown_price != "refuse":
+        if len(house.routes) >= _ROUTES_MAX:
+            house.routes.clear()
+        house.routes[ask.operation, ask.named] = found
+
+
+def _listed(operation: str) -> str:
+    """The models that the operator named in the environment, '' for none."""
+    settings = current_settings()
+    return settings.image_model if operation == IMAGES else settings.chat_model
 
 
 def choose(ask: Ask | None = None) -> Target:
@@ -194,7 +234,7 @@ def asked_by(rule: Rule) -> Ask:
 
 def named_target(name: str, operation: str = "chat") -> Target:
     """The target that `provider/model`, or a provider's name, means. Raises `Unavailable` with the reason if it is none."""
-    sieve = _Sieve(Ask(operation), fresh=True)
+    sieve = _sieve(Ask(operation), vendors.known(), fresh=True)
     _take_named(sieve, name, "named")
     if not sieve.targets:
         raise Unavailable("The model cannot be used.", detail=f"{name}: {sieve.passed[0].reason}.")
@@ -239,24 +279,21 @@ def answers(provider: Provider, account: str = "") -> bool:
 
 
 # -- the sieve -----------------------------------------------------------------------------------------------------------
-def _shelf(ask: Ask) -> Mapping[str, Provider]:
-    """The providers that may serve, by name; those with a key of the organization's own in the place of the installation's."""
-    registry, own = current_registry(), _own(ask)
-    if ask.operation == IMAGES:
-        return {**registry.image_providers, **own.images} if own.images else registry.image_providers
-    return {**registry.providers, **own.text} if own.text else registry.providers
-
-
-def _own(ask: Ask) -> own_keys.Shelf:
+def _sieve(ask: Ask, house: House, *, fresh: bool) -> _Sieve:
+    registry = current_registry()
     # Sorting is the house's own work, on its own account.
-    return own_keys.shelf(None if ask.operation == "categorize" else ask.organization_id)
+    own = own_keys.shelf(None if ask.operation == "categorize" else ask.organization_id, house)
+    drawing = ask.operation == IMAGES
+    there: Mapping[str, Provider] = registry.image_providers if drawing else registry.providers
+    instead = own.images if drawing else own.text
+    return _Sieve(ask, fresh, house, own, {**there, **instead} if instead else there)
 
 
 def _take_named(sieve: _Sieve, name: str, why: str) -> None:
     provider_name, _, model = name.strip().partition("/")
-    provider = _shelf(sieve.ask).get(provider_name)
+    provider = sieve.shelf.get(provider_name)
     if provider is None:
-        there = ", ".join(sorted(_shelf(sieve.ask)))
+        there = ", ".join(sorted(sieve.shelf))
         kind = "image provider" if sieve.ask.operation == IMAGES else "provider"
         sieve.passed.append(Passed(name, f"there is no {kind} {provider_name!r}; there are {there}"))
         return
@@ -265,7 +302,7 @@ def _take_named(sieve: _Sieve, name: str, why: str) -> None:
 
 def _take_ready(sieve: _Sieve) -> None:
     real = False
-    for provider in _by_preference(_shelf(sieve.ask)):
+    for provider in _by_preference(sieve.shelf):
         if provider.demo and real:
             return  # also where no real model can serve this very request: a demo's answer is none
         if provider.by_name_only or missing(provider):
@@ -284,7 +321,7 @@ def _by_preference(shelf: Mapping[str, Provider]) -> Iterator[Provider]:
 
 
 def _there(sieve: _Sieve, provider: Provider) -> bool:
-    own = _own(sieve.ask).keys.get(provider.name)
+    own = sieve.own.keys.get(provider.name)
     account = own.gate if own else provider.name
     if sieve.fresh:
         return answers(provider, account)
@@ -294,13 +331,13 @@ def _there(sieve: _Sieve, provider: Provider) -> bool:
 
 def _off(sieve: _Sieve, provider: Provider) -> str:
     """Why a provider may not be used here at all, '' if it may."""
-    house = vendors.known()
+    house = sieve.house
     if not house.vendor(provider.name).enabled:
         return _SWITCHED_OFF
     set_here = house.of_organization(sieve.ask.organization_id, provider.name)
     if set_here is not None and not set_here.enabled:
         return _OFF_HERE
-    return _own(sieve.ask).troubles.get(provider.name, "")
+    return sieve.own.troubles.get(provider.name, "")
 
 
 def _take(sieve: _Sieve, provider: Provider, model: str, why: str, *, probed: bool = False) -> None:
@@ -311,8 +348,8 @@ def _take(sieve: _Sieve, provider: Provider, model: str, why: str, *, probed: bo
     reason = _against(sieve, provider, model)
     if reason:
         sieve.passed.append(Passed(name, reason))
-    elif all(target.name != name for target in sieve.targets):
-        sieve.targets.append(Target(provider, model, why, _own(sieve.ask).keys.get(provider.name)))
+    elif not sieve.targets or all(target.name != name for target in sieve.targets):
+        sieve.targets.append(Target(provider, model, why, sieve.own.keys.get(provider.name)))
 
 
 def _against(sieve: _Sieve, provider: Provider, model: str) -> str:
@@ -359,15 +396,4 @@ def _too_dear(sieve: _Sieve, provider: Provider, model: str) -> str:
 
 def most_of(target: Target, ask: Ask) -> Price:
     """The most that a request can cost at a target."""
-    settings = current_settings()
-    rates = Rates.of(settings.ceiling_input_usd, settings.ceiling_output_usd, settings.ceiling_picture_usd)
-    return prices.ceiling(
-        target.provider.price_as,
-        target.model,
-        input_tokens=ask.input_tokens,
-        max_output_tokens=ask.output_tokens,
-        fallback=rates,
-        override=vendors.override(target.provider, target.model),
-        free_of_charge=target.provider.free_of_charge,
-        pictures=ask.pictures,
-    )
+    return costs.most(target, ask.input_tokens, ask.output_tokens, ask.pictures)

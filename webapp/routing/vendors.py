@@ -14,8 +14,9 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import current_app
 from sqlalchemy import Connection, select, text
@@ -24,13 +25,17 @@ from sqlalchemy.exc import SQLAlchemyError
 from webapp.contracts.errors import SetupError
 from webapp.contracts.hours import Hours
 from webapp.contracts.providers import ImageProvider, Provider, VariableKind
-from webapp.extensions import current_settings, reading
+from webapp.extensions import current_settings, of_application, reading
 from webapp.models import OrganizationProvider, ProviderSetting, Revision, RouteRule
 from webapp.registry import current_registry
 from webapp.routing import listeners, vendor_keys
 from webapp.routing.prices import Override
 from webapp.routing.resilience import Pace
 from webapp.vault import current_vault
+
+if TYPE_CHECKING:
+    from webapp.routing.route import Route
+    from webapp.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +65,10 @@ class Vendor:
     peak_hours: Hours | None = None
     trouble: str = ""
     """What of it could not be read, for the pages and the doctor."""
+
+
+_unset = lru_cache(maxsize=256)(Vendor)
+"""A provider for which nothing was set, by its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +108,18 @@ class House:
     """What organizations set, for those that set anything."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """What the providers were made with, secrets included."""
+    routes: dict[tuple[str, str], Route] = field(default_factory=dict, repr=False, compare=False)
+    """What `route` has found at this revision for models that requests name: by operation and name."""
 
     def vendor(self, name: str) -> Vendor:
         """What was set for a provider, or the defaults."""
-        return self.vendors.get(name) or Vendor(name)
+        return self.vendors.get(name) or _unset(name)
 
     def of_organization(self, organization_id: uuid.UUID | None, name: str) -> OrganizationVendor | None:
         """What an organization set for a provider; None where it set nothing."""
-        own = self.organizations.get(organization_id) if organization_id is not None else None
+        if organization_id is None or not self.organizations:
+            return None
+        own = self.organizations.get(organization_id)
         return own.get(name) if own else None
 
 
@@ -166,22 +179,30 @@ def go_without() -> None:
     kept.look_at = math.inf
 
 
-def pace(provider: Provider) -> Pace:
-    """How fast a provider may be called: what was set for it, else the installation's default where it bills somebody."""
-    given, settings = known().vendor(provider.name).limits, current_settings()
-    free = provider.free_of_charge or provider.demo
-    defaults = {
-        "requests_per_minute": 0 if free else settings.provider_requests_per_minute,
-        "tokens_per_minute": 0 if free else settings.provider_tokens_per_minute,
-        "concurrent": 0 if free else settings.provider_concurrent,
-    }
-    return Pace(**{name: given.get(name, default) or None for name, default in defaults.items()})
+def pace(provider: Provider, settings: Settings | None = None) -> Pace:
+    """How fast a provider may be called: what was set for it, else the installation's default where it bills somebody.
+    `settings` are the installation's, where they are at hand."""
+    vendor = _kept().house.vendors.get(provider.name)
+    given = vendor.limits if vendor is not None else None
+    if provider.free_of_charge or provider.demo:
+        requests = tokens = concurrent = 0
+    else:
+        settings = settings or current_settings()
+        requests, tokens = settings.provider_requests_per_minute, settings.provider_tokens_per_minute
+        concurrent = settings.provider_concurrent
+    if given:
+        requests = given.get("requests_per_minute", requests)
+        tokens = given.get("tokens_per_minute", tokens)
+        concurrent = given.get("concurrent", concurrent)
+    return _pace(requests or None, tokens or None, concurrent or None)
 
 
 def override(provider: Provider, model: str) -> Override | None:
     """The operator's own price of a model, None where there is none."""
-    prices = known().vendor(provider.name).prices
-    return prices.get(model) or prices.get("*")
+    vendor = _kept().house.vendors.get(provider.name)
+    if vendor is None or not vendor.prices:
+        return None
+    return vendor.prices.get(model) or vendor.prices.get("*")
 
 
 def default_model(provider: Provider, organization_id: uuid.UUID | None = None) -> str:
@@ -229,12 +250,15 @@ def secrets_of(provider_name: str) -> tuple[str, ...]:
     return found
 
 
+_pace = lru_cache(maxsize=256)(Pace)
+
+
 def _kept() -> _Kept:
-    found = current_app.extensions.get(_KEY)
-    if found is None:
-        found = current_app.extensions.setdefault(_KEY, _Kept())
-    assert isinstance(found, _Kept)
-    return found
+    try:
+        kept: _Kept = of_application(_KEY)
+    except KeyError:
+        kept = current_app.extensions.setdefault(_KEY, _Kept())
+    return kept
 
 
 def _look_or_wait(kept: _Kept) -> None:
