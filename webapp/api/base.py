@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import functools
 import json
 import math
@@ -188,6 +189,8 @@ _STRUCTURE = (b",", b"[", b"{")
 # What PostgreSQL and UTF-8 cannot hold, as JSON writes it: NUL, and halves of surrogate pairs (or whole ones).
 _SUSPECT = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 _LONE = re.compile("[\x00\ud800-\udfff]")
+_BLANKS = " \t\n\r"
+"""What may stand around a JSON document."""
 
 
 class ApiRequest(Request):
@@ -236,22 +239,30 @@ def parse_json(raw: bytes, values_max: int = VALUES_MAX, items_max: int = ITEMS_
     if len(raw) > values_max and _has_more_values(raw, values_max):
         raise BadJson("body", f"The body has too many values: at most {values_max:,} are read.")
     try:
-        text = raw.decode("utf-8-sig")
-        found = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
+        text = str(raw.removeprefix(codecs.BOM_UTF8), "utf-8").strip(_BLANKS)
+        found, end = _strictly.raw_decode(text)
+        if end != len(text):
+            raise ValueError("There is something after the document.")
     except _Twice as exc:
         raise BadJson("body", f"The name {str(exc)[:80]!r} is twice in the same object: give it once.") from exc
     except _TooMany as exc:
         raise BadJson("body", f"An object in the body has more than {NAMES_MAX:,} names: send fewer.") from exc
     except (ValueError, RecursionError) as exc:
         raise BadJson("body", "The body is not JSON: send a JSON document in UTF-8.") from exc
+    # No list has more items than the body has bytes, and nothing is nested deeper than there are brackets.
+    if len(raw) > items_max or raw.count(b"[") + raw.count(b"{") > _DEEPEST:
+        _check_extent(found, items_max)
+    if "\\u" in text and _SUSPECT.search(text) and (where := _unstorable(found)) is not None:
+        raise BadInput(where or "body", f"{where or 'body'}: a text has a NUL or half a character in it: leave that out.")
+    return found
+
+
+def _check_extent(found: object, items_max: int) -> None:
     depth, longest = _extent(found)
     if depth > _DEEPEST:
         raise BadJson("body", f"The body is nested too deeply: at most {_DEEPEST} levels are read.")
     if longest > items_max:
         raise BadJson("body", f"A list in the body has more than {items_max:,} items: send fewer at once.")
-    if _SUSPECT.search(text) and (where := _unstorable(found)) is not None:
-        raise BadInput(where or "body", f"{where or 'body'}: a text has a NUL or half a character in it: leave that out.")
-    return found
 
 
 def _has_more_values(raw: bytes, most: int) -> bool:
@@ -299,10 +310,11 @@ class _TooMany(Exception):
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(pairs) > NAMES_MAX:
+    number = len(pairs)
+    if number > NAMES_MAX:
         raise _TooMany
     found = dict(pairs)
-    if len(found) != len(pairs):
+    if len(found) != number:
         seen: set[str] = set()
         raise _Twice(next(name for name, _ in pairs if name in seen or seen.add(name)))  # type: ignore[func-returns-value]
     return found
@@ -310,6 +322,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(name)
+
+
+_strictly = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
 
 
 def _extent(value: object) -> tuple[int, int]:

@@ -61,9 +61,11 @@ class Bodies:
 
     def _address(self, environ: WSGIEnvironment) -> str:
         """Whose body it is: this stands before what believes the proxies."""
-        hops = environ.get("HTTP_X_FORWARDED_FOR", "").split(",") if self._proxies else []
-        given = hops[-self._proxies].strip() if len(hops) >= self._proxies > 0 else ""
-        address = given or str(environ.get("REMOTE_ADDR", ""))
+        address = ""
+        if self._proxies:
+            hops = environ.get("HTTP_X_FORWARDED_FOR", "").split(",")
+            address = hops[-self._proxies].strip() if len(hops) >= self._proxies > 0 else ""
+        address = address or str(environ.get("REMOTE_ADDR", ""))
         return throttle.network(address) if ":" in address else address
 
     def _refused(
@@ -86,6 +88,8 @@ class Body:
 
     def read(self, size: int | None = None) -> bytes:
         """At most `size` bytes; all that are left without it."""
+        if size is not None and 0 < size <= _PIECE:
+            return self._piece(size)  # as most are
         wanted = size if size is not None and size >= 0 else None
         pieces: list[bytes] = []
         while wanted is None or wanted > 0:
@@ -101,8 +105,9 @@ class Body:
         if self._came and time.monotonic() - self._since > PATIENCE_S + self._came / SLOWEST_PER_S:
             raise RequestTimeout(_SLOW)
         piece: bytes = self._source.read(asked)
-        self._came += len(piece)
-        if len(piece) < asked or 0 < self._length <= self._came:
+        came = len(piece)
+        self._came += came
+        if came < asked or 0 < self._length <= self._came:
             self._leave()
         return piece
 

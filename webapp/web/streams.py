@@ -7,9 +7,9 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
-from typing import cast
+from typing import ParamSpec, TypeVar, cast
 
 from flask import Flask, current_app
 
@@ -28,6 +28,9 @@ RETRY_AFTER_S = 5
 _STUCK_S = 1.0
 """If the last body that was begun is older than this, the others before it are slow, and nobody waits for them."""
 _NAME = "switchhook.seats"
+
+Key = TypeVar("Key", uuid.UUID, str)
+P = ParamSpec("P")
 
 
 class _Sender:
@@ -50,8 +53,8 @@ class Seats:
         self._half = max(4, threads // 2)
         self._share = max(1, self._total // 2)
         self._lock = threading.Lock()
-        self._taken: Counter[uuid.UUID] = Counter()
-        self._attended: Counter[str] = Counter()
+        self._taken: dict[uuid.UUID, int] = {}
+        self._attended: dict[str, int] = {}
         self._lent = 0
         self._senders: dict[str, _Sender] = {}
         self._bodies = 0
@@ -61,37 +64,40 @@ class Seats:
     def take(self, person_id: uuid.UUID) -> Callable[[], None] | None:
         """What gives the seat back, however often it is called; None if there is no seat, for this person or at all."""
         with self._lock:
-            if self._taken[person_id] >= PER_PERSON or self._full():
+            taken = self._taken.get(person_id, 0)
+            if taken >= PER_PERSON or self._full():
                 return None
             self._lent += 1
-            self._taken[person_id] += 1
-        return _once(lambda: self._leave(self._taken, person_id))
+            self._taken[person_id] = taken + 1
+        return _once(self._leave, self._taken, person_id)
 
     # -- attended calls ------------------------------------------------------------------------------------------------
     def attend(self, key: str) -> Callable[[], None] | None:
-        """The same for a call of `/v1`, streamed or not: `key` is its token's digest, and may have half of all seats."""
+        """The same for a call of `/v1`, streamed or not: `key` is its token, which is known here for as long as calls of it
+        run, and may have half of all seats."""
         with self._lock:
-            if self._attended[key] >= self._share or self._full():
-                # Asking makes no entry: a Counter gives 0 for what it does not have.
+            taken = self._attended.get(key, 0)
+            if taken >= self._share or self._full():
                 return None
             self._lent += 1
-            self._attended[key] += 1
-        return _once(lambda: self._leave(self._attended, key))
+            self._attended[key] = taken + 1
+        return _once(self._leave, self._attended, key)
 
     def has_its_share(self, key: str) -> bool:
         """Whether the calls of this token have all the seats that they may have."""
-        return self._attended[key] >= self._share
+        return self._attended.get(key, 0) >= self._share
 
     def _full(self) -> bool:
         return self._lent >= self._total or self._lent + self._bodies >= self._most
 
-    def _leave(self, counter: Counter[uuid.UUID] | Counter[str], key: object) -> None:
-        taken = cast("Counter[object]", counter)
+    def _leave(self, taken: dict[Key, int], key: Key) -> None:
         with self._lock:
             self._lent -= 1
-            taken[key] -= 1
-            if taken[key] <= 0:
-                # A counter keeps its zeros: one for everybody who was ever here.
+            left = taken[key] - 1
+            if left > 0:
+                taken[key] = left
+            else:
+                # Or there would be one for everybody who was ever here.
                 del taken[key]
 
     # -- bodies --------------------------------------------------------------------------------------------------------
@@ -125,8 +131,7 @@ class Seats:
                     sender.turns.remove(turn)
                     self._bodies -= 1
                     return None
-        found = sender
-        return _once(lambda: self._received(address, found))
+        return _once(self._received, address, sender)
 
     def _received(self, address: str, sender: _Sender) -> None:
         with self._lock:
@@ -140,13 +145,13 @@ class Seats:
                 del self._senders[address]
 
 
-def _once(leave: Callable[[], None]) -> Callable[[], None]:
+def _once(leave: Callable[P, None], *args: P.args, **values: P.kwargs) -> Callable[[], None]:
     taken = threading.Lock()
 
     def left() -> None:
         # Both the end of the stream and the end of the response call this, and not always in the same thread.
         if taken.acquire(blocking=False):
-            leave()
+            leave(*args, **values)
 
     return left
 

@@ -143,5 +143,7 @@ def failure_of_ending(code: str, message: str, request_id: uuid.UUID) -> Failure
 
 def ignored(body: Mapping[str, Any], used: frozenset[str]) -> str:
     """The parameters of a call that have no effect here, for a header."""
+    if used.issuperset(body):
+        return ""
     names = sorted(name for name, value in body.items() if name not in used and value not in (None, [], {}, ""))
     return ", ".join(name for name in names[:20] if name.isascii() and name.isprintable())[:500]

@@ -122,7 +122,7 @@ class _Body(_Model):
     modalities: list[str] | None = None
 
 
-_body = TypeAdapter(_Body)
+_validated = TypeAdapter(_Body).validator.validate_python
 _USED = frozenset(_Body.model_fields)
 _ROLES = {
     "system": Role.SYSTEM,
@@ -131,6 +131,7 @@ _ROLES = {
     "assistant": Role.ASSISTANT,
     "tool": Role.TOOL,
 }
+_NO_PICTURES: tuple[Picture, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ def read(body: object, *, may_keep: bool = False) -> ChatCall:
     """The call in a body. `BadCall` names the field that is wrong and what it may be. With `may_keep` the answer may be one
     that was given before."""
     try:
-        given = _body.validate_python(body)
+        given: _Body = _validated(body)
     except ValidationError as exc:
         raise bad_field(exc) from None
     assert isinstance(body, dict)
@@ -159,7 +160,7 @@ def read(body: object, *, may_keep: bool = False) -> ChatCall:
     turns = tuple(_turns(given.messages))
     brought = Brought(
         turns,
-        tuple(_tool(tool) for tool in given.tools or ()),
+        tuple(map(_tool, given.tools or ())),
         _choice(given),
         given.parallel_tool_calls,
         whole=not streamed,
@@ -220,7 +221,7 @@ def _parameters(given: _Body) -> dict[str, Any]:
         "top_p": given.top_p,
         "stop": [given.stop] if isinstance(given.stop, str) else given.stop or None,
         "max_output_tokens": given.max_completion_tokens or given.max_tokens,
-        "user": clean(given.safety_identifier or given.user or "") or None,
+        "user": clean(user) or None if (user := given.safety_identifier or given.user) else None,
     }
     form = given.response_format
     if form is not None and form.type == "json_object":
@@ -255,14 +256,19 @@ def _turns(messages: Sequence[_Message]) -> list[Turn]:
     found, seen, asked = [], 0, set[str]()
     for number, message in enumerate(messages):
         where = f"messages.{number}"
-        text, shown = _content(message, where)
-        seen += len(shown)
-        if seen > PICTURES_MAX:
-            raise BadCall(f"{where}: at most {PICTURES_MAX} pictures are taken in a call.", where, "invalid_value")
-        calls = tuple(ToolCall(clean(c.id), clean(c.function.name), c.function.arguments) for c in message.tool_calls or ())
-        if calls and message.role != "assistant":
-            raise BadCall(f"{where}.tool_calls: only the assistant asks for tools.", f"{where}.tool_calls", "invalid_value")
-        asked |= {call.id for call in calls}
+        content = message.content
+        if isinstance(content, str):
+            text, shown = clean(content), _NO_PICTURES
+        else:
+            text, shown = _content(content or (), message.role, where)
+            seen += len(shown)
+            if seen > PICTURES_MAX:
+                raise BadCall(f"{where}: at most {PICTURES_MAX} pictures are taken in a call.", where, "invalid_value")
+        calls = tuple(map(_wish, message.tool_calls)) if message.tool_calls else ()
+        if calls:
+            if message.role != "assistant":
+                raise BadCall(f"{where}.tool_calls: only the assistant asks for tools.", f"{where}.tool_calls", "invalid_value")
+            asked |= {call.id for call in calls}
         if message.role == "tool" and (message.tool_call_id or "") not in asked:
             raise BadCall(
                 f"{where}.tool_call_id: no earlier message of the assistant asks for this tool.",
@@ -271,25 +277,28 @@ def _turns(messages: Sequence[_Message]) -> list[Turn]:
             )
         if not (text or shown or calls) and message.role != "tool":
             raise BadCall(f"{where}.content: it is empty.", f"{where}.content", "invalid_value")
-        found.append(Turn(_ROLES[message.role], text, shown, calls, clean(message.tool_call_id or "")))
+        answers = clean(message.tool_call_id) if message.tool_call_id else ""
+        found.append(Turn(_ROLES[message.role], text, shown, calls, answers))
     if found[-1].role is Role.SYSTEM and len(found) == 1:
         # Some programs send their whole prompt as the system's: somebody has to have said something.
         found[0] = Turn(Role.USER, found[0].text)
     return found
 
 
-def _content(message: _Message, where: str) -> tuple[str, tuple[Picture, ...]]:
-    if message.content is None or isinstance(message.content, str):
-        return clean(message.content or ""), ()
+def _wish(call: _ToolCall) -> ToolCall:
+    return ToolCall(clean(call.id), clean(call.function.name), call.function.arguments)
+
+
+def _content(parts: Sequence[_Part], role: str, where: str) -> tuple[str, tuple[Picture, ...]]:
     texts: list[str] = []
     shown: list[Picture] = []
-    for number, part in enumerate(message.content):
+    for number, part in enumerate(parts):
         place = f"{where}.content.{number}"
         if part.type == "text" and part.text is not None:
             texts.append(clean(part.text))
         elif part.type == "refusal" and part.refusal is not None:
             texts.append(clean(part.refusal))
-        elif part.type == "image_url" and part.image_url is not None and message.role == "user":
+        elif part.type == "image_url" and part.image_url is not None and role == "user":
             shown.append(picture_at(part.image_url.url, f"{place}.image_url"))
         else:
             raise BadCall(

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import secrets
-import uuid
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,9 @@ from werkzeug.exceptions import HTTPException
 
 from webapp.api.base import parse_json
 from webapp.api.v1 import calls, chat, errors, ground
+from webapp.api.v1.whole import Whole
 from webapp.contracts.errors import BadInput, SwitchhookError, UnknownToken
+from webapp.extensions import within
 from webapp.logs import call_id
 from webapp.services import tokens
 
@@ -36,7 +38,7 @@ _OURS = "This is our fault, not yours. It has been noted."
 _SMALL = ground.LARGE
 """Bytes of a body that is read before it is known whose token came with it; larger ones go through the application, which
 looks at the token first."""
-_ELSEWHERE = ("HTTP_ORIGIN", "HTTP_IDEMPOTENCY_KEY", "HTTP_X_REQUEST_ID", "HTTP_X_API_KEY")
+_ELSEWHERE = frozenset(("HTTP_ORIGIN", "HTTP_IDEMPOTENCY_KEY", "HTTP_X_REQUEST_ID", "HTTP_X_API_KEY"))
 
 
 class Direct:
@@ -55,15 +57,14 @@ class Direct:
         if environ["PATH_INFO"] != PATH or not self._serves(environ):
             return self._inner(environ, start_response)
         raw = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
-        environ["wsgi.input"] = io.BytesIO(raw)  # for the long way, should it come to that
         try:
-            with self._app.app_context():
-                response = self._answer(environ, raw)
+            answer = within(self._app, self._answer, environ, raw)
         except (UnknownToken, HTTPException):
+            environ["wsgi.input"] = io.BytesIO(raw)
             return self._inner(environ, start_response)
         finally:
             call_id.set("")
-        return response(environ, start_response)
+        return answer(environ, start_response)
 
     def _serves(self, environ: WSGIEnvironment) -> bool:
         length = environ.get("CONTENT_LENGTH") or ""
@@ -73,32 +74,36 @@ class Direct:
             and environ.get("HTTP_AUTHORIZATION", "").startswith("Bearer sh_")
             and length.isdecimal()
             and 0 < int(length) <= _SMALL
-            and environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower() == "application/json"
-            and not any(name in environ for name in _ELSEWHERE)
+            and _is_json(environ.get("CONTENT_TYPE", ""))
+            and _ELSEWHERE.isdisjoint(environ)
         )
 
-    def _answer(self, environ: WSGIEnvironment, raw: bytes) -> Response:
-        own_id = uuid.uuid4().hex
+    def _answer(self, environ: WSGIEnvironment, raw: bytes) -> Whole | Response:
+        own_id = os.urandom(16).hex()
         call_id.set(own_id)
         token = environ["HTTP_AUTHORIZATION"].removeprefix("Bearer ").strip()
         try:
             may_keep = environ.get("HTTP_X_SWITCHHOOK_CACHE", "") == "allow"
-            response = chat.serve(token, parse_json(raw), may_keep=may_keep)
+            answer: Whole | Response = chat.serve(token, parse_json(raw), may_keep=may_keep)
         except UnknownToken:
             raise
         except SwitchhookError as exc:
             if isinstance(exc, BadInput | calls.BadCall) and tokens.find(token) is None:
                 raise UnknownToken("This token is none.") from exc
-            response = errors.answer(calls.failure_of(exc))
+            answer = errors.answer(calls.failure_of(exc))
         except (OperationalError, InterfaceError, PoolTimeout) as exc:
             log.error("the database cannot be reached, in %s: %s", PATH, type(exc.orig if isinstance(exc, DBAPIError) else exc))
-            response = errors.form(503, "unavailable", _AWAY, "")
+            answer = errors.form(503, "unavailable", _AWAY, "")
         except HTTPException:
             raise
         except Exception:
             error_id = secrets.token_hex(4)
             log.exception("error %s in %s", error_id, PATH)
-            response = errors.form(500, "internal", _OURS, error_id)
-        response.headers.update(self._headers)
-        response.headers["X-Request-Id"] = own_id
-        return response
+            answer = errors.form(500, "internal", _OURS, error_id)
+        answer.headers.update(self._headers)
+        answer.headers["X-Request-Id"] = own_id
+        return answer
+
+
+def _is_json(content_type: str) -> bool:
+    return content_type == "application/json" or content_type.partition(";")[0].strip().lower() == "application/json"

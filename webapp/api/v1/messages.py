@@ -66,7 +66,7 @@ def _whole(running: Attended, call: ChatCall) -> Response:
     for asked in attended.tool_calls(running):
         given = arguments_object(asked["arguments"])
         content.append({"type": "tool_use", "id": asked["id"], "name": asked["name"], "input": given})
-    message = _message(running, chat.model_of(ending, call.model), content)
+    message = _message(running, chat.model_of(ending.used, call.model), content)
     message |= {"stop_reason": _stop_reason(running, ending), "usage": _usage(running, ending)}
     response = ground.answer(message)
     response.headers.update(chat.headers_of(running))

@@ -28,7 +28,8 @@ def parameters_of(model: str, *, images: bool = False) -> dict[str, Any]:
     name of a model means that of the provider whose default it is, or that knows it; the preferred one of several.
     """
     name = model.strip()
-    found = _meant(name, _shelf(images=images))
+    registry = current_registry()
+    found = _meant(name, registry.image_providers if images else registry.providers)
     try:
         if found is not None:
             parameters.check(found)
@@ -46,17 +47,12 @@ def parameters_of(model: str, *, images: bool = False) -> dict[str, Any]:
 def _meant(name: str, shelf: Mapping[str, Provider]) -> dict[str, Any] | None:
     if name == AUTO:
         return {}
+    if name.partition("/")[0] in shelf:  # no provider has a colon in its name
+        return {"model": name}
     if name.startswith(f"{AUTO}:"):
         return {"category": name.removeprefix(f"{AUTO}:")}
-    if name.partition("/")[0] in shelf:
-        return {"model": name}
     provider = _provider_of(name, shelf)
     return None if provider is None else {"model": f"{provider}/{name}"}
-
-
-def _shelf(*, images: bool) -> Mapping[str, Provider]:
-    registry = current_registry()
-    return registry.image_providers if images else registry.providers
 
 
 def _provider_of(name: str, shelf: Mapping[str, Provider]) -> str | None:

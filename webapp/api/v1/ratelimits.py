@@ -16,13 +16,15 @@ _NAMES = {Dimension.REQUESTS: "requests", Dimension.TOKENS: "tokens"}
 def of_limits(standings: Iterable[Standing], at: datetime) -> Mapping[str, str]:
     """The headers for the tightest limit on requests, and for the tightest on tokens."""
     found: dict[str, str] = {}
-    tightest: dict[str, Standing] = {}
+    tightest: dict[str, tuple[int, Standing]] = {}
     for standing in standings:
         name = _NAMES.get(standing.dimension)
-        if name is not None and (name not in tightest or standing.remaining < tightest[name].remaining):
-            tightest[name] = standing
-    for name, standing in tightest.items():
-        found |= _of(name, standing.maximum, standing.remaining, (standing.resets_at - at).total_seconds())
+        if name is not None:
+            remaining = standing.remaining
+            if name not in tightest or remaining < tightest[name][0]:
+                tightest[name] = remaining, standing
+    for name, (remaining, standing) in tightest.items():
+        found |= _of(name, standing.maximum, remaining, (standing.resets_at - at).total_seconds())
     return found
 
 
@@ -32,15 +34,18 @@ def of_calls(limit: int, used: int, left_s: float) -> Mapping[str, str]:
 
 
 def _of(name: str, limit: int, remaining: int, left_s: float) -> Mapping[str, str]:
-    values = {"limit": str(limit), "remaining": str(remaining), "reset": duration(left_s)}
-    return {f"x-ratelimit-{what}-{name}": value for what, value in values.items()}
+    return {
+        f"x-ratelimit-limit-{name}": str(limit),
+        f"x-ratelimit-remaining-{name}": str(remaining),
+        f"x-ratelimit-reset-{name}": duration(left_s),
+    }
 
 
 def duration(seconds: float) -> str:
     """A time as OpenAI writes it: `120ms`, `1s`, `6m0s`, `23h59m1s`; rounded up."""
     if 0 < seconds < 1:
         return f"{math.ceil(seconds * 1000)}ms"
-    whole = max(0, math.ceil(seconds))
+    whole = math.ceil(seconds) if seconds > 0 else 0
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
     if hours:
         return f"{hours}h{minutes}m{rest}s"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
-from flask import Response, current_app
+from flask import Response
 
 from webapp.api.v1.calls import NoSeat
-from webapp.services.people import token_digest
+from webapp.api.v1.whole import Whole
+from webapp.extensions import of_application
 
 _OWN_S, _ALL_S = 2, 5
+
+Answer = TypeVar("Answer", bound=Whole | Response)
 
 
 class _Seats(Protocol):
@@ -21,18 +24,18 @@ class _Seats(Protocol):
     def has_its_share(self, key: str) -> bool: ...
 
 
-def seated(token: str, serve: Callable[[], Response]) -> Response:
+def seated(token: str, serve: Callable[[], Answer]) -> Answer:
     """What `serve` answers to a call with this token, which has a seat until that is all sent. `NoSeat` if there is none."""
     leave = _take(token)
     streamed = False
     try:
-        response = serve()
-        if response.is_streamed:
-            response.response = _sent(cast(Iterable[Any], response.response), leave)
+        answer = serve()
+        if isinstance(answer, Response) and answer.is_streamed:
+            answer.response = _sent(cast(Iterable[Any], answer.response), leave)
             # A generator that was never begun has no `finally`: who goes before the first byte is only seen here.
-            response.call_on_close(leave)
+            answer.call_on_close(leave)
             streamed = True
-        return response
+        return answer
     finally:
         if not streamed:
             leave()
@@ -46,11 +49,10 @@ def _sent(pieces: Iterable[Any], leave: Callable[[], None]) -> Iterator[Any]:
 
 
 def _take(token: str) -> Callable[[], None]:
-    seats = cast(_Seats, current_app.extensions["switchhook.seats"])
-    key = token_digest(token)
-    leave = seats.attend(key)
+    seats: _Seats = of_application("switchhook.seats")
+    leave = seats.attend(token)
     if leave is not None:
         return leave
-    if seats.has_its_share(key):
+    if seats.has_its_share(token):
         raise NoSeat("Too many calls of this API key run at once: wait until some have ended.", 429, _OWN_S)
     raise NoSeat("Too many calls run here at once: come back in a few seconds.", 503, _ALL_S)
