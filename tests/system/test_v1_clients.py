@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -180,7 +181,9 @@ def with_openai_async(url: str, key: str, body: Body) -> Said:
             except openai.APIStatusError as exc:
                 return Said(error=type(exc).__name__)
 
-    return asyncio.run(run())
+    # In a thread of its own: once a browser was driven in this one, an event loop runs here until the end.
+    with ThreadPoolExecutor(1) as elsewhere:
+        return elsewhere.submit(asyncio.run, run()).result()
 
 
 # -- anthropic ---------------------------------------------------------------------------------------------------------------
