@@ -32,8 +32,9 @@ DEFAULT_MAX_BYTES = 64 * 1024 * 1024
 
 CONNECT_S = 10.0
 WRITE_S = 30.0
-_LOOK_EVERY_S = 0.2
-"""How often a call that waits for its server is asked whether anybody still wants the answer."""
+_LOOK_EVERY_S = 0.7
+"""How often a call that waits for its server is asked whether anybody still wants the answer. Hundreds of calls wait at once,
+and each look wakes a thread."""
 
 
 class GivenUp(GeneratorExit):
@@ -89,7 +90,7 @@ _unwanted: ContextVar[Callable[[], bool] | None] = ContextVar("switchhook_unwant
 
 
 class given_up_when:  # noqa: N801  a context manager, called as a function is
-    """Let every call that this thread starts inside the block, and that waits for its server, ask a few times a second whether
+    """Let every call that this thread starts inside the block, and that waits for its server, ask each `_LOOK_EVERY_S` whether
     it is unwanted; if so it ends in `GivenUp`."""
 
     __slots__ = ("_asked", "_token")
