@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 import subprocess
 import sys
@@ -147,6 +148,18 @@ sys.stdin.read()
         other.kill()
         writer.join(10)
     assert names(engine) == ["a"]
+
+
+def test_who_does_not_give_up_its_turn_is_not_waited_for_without_end(
+    engine: Engine, together: Together, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webapp.models.together._WAIT_S", 0.05)
+    with (tmp_path / "db-queue").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(Unusual, match="does not end"):
+            together.write(adding("a"))
+    assert together.write(adding("b")) == "b"
+    assert names(engine) == ["b"]
 
 
 def test_connections_are_bounded_and_who_finds_none_waits(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,9 @@ this process that wait to write, the one whose turn it is writes for all, in one
 
 Each work has a savepoint of its own: one that fails takes back what it did and nothing else.
 
-Between processes SQLite makes who finds it locked ask again after growing pauses. So these writers queue up at the lock of a
-file beside the database, which wakes the next one at once; whoever writes without it is only polled for, as ever.
+Between processes SQLite makes who finds it locked ask again after growing pauses, so that it is often free while all wait. So
+these writers take turns by the lock of a file beside the database, for which they look far more often; whoever writes without
+it is waited for as ever.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +24,9 @@ from webapp.models.connections import Connections, Unusual
 
 _MOST = 32
 """Works in one transaction: those after it wait for all of them."""
+_WAIT_S = 15.0
+_LOOK_S = 0.0002
+"""SQLite itself looks again after 1 ms, 2, 5, and at last each 100."""
 
 Work = Callable[[Any], Any]
 
@@ -92,7 +97,7 @@ class Together:
         if self._handle is None:
             self._handle = os.open(self._queue, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         handle = self._handle
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        _take(handle)
         try:
             yield
         finally:
@@ -103,6 +108,19 @@ class Together:
         handle, self._handle = self._handle, None
         if handle is not None:
             os.close(handle)
+
+
+def _take(handle: int) -> None:
+    """Wait for the file's lock. Not for ever: a process that was stopped in its turn holds it."""
+    ends = time.monotonic() + _WAIT_S
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > ends:
+                raise Unusual("another process writes and does not end") from None
+            time.sleep(_LOOK_S)
 
 
 def _lost(exc: BaseException) -> Unusual:
