@@ -24,7 +24,7 @@ def get(app: Flask, path: str) -> tuple[int, dict[str, object]]:
 
 
 def working(app: Flask) -> ThreadWorker:
-    """A worker that has just signed on, and a cron process that acts."""
+    """A worker that has just signed on, and a scheduler that acts."""
     connection = queue_redis()
     schedule.keep_leader(connection, schedule.Leader("one", "here", 1, time.time(), time.time()))
     worker = ThreadWorker([queue(NORMAL, connection)], connection)

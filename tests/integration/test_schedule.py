@@ -262,7 +262,7 @@ def test_the_page_shows_every_task_to_administrators_alone(app: Flask, make_app:
 
 def test_the_page_says_what_to_do_when_nobody_runs_it(make_app: Callable[..., Flask]) -> None:
     page = Site(make_app()).admin().get("/dashboard/schedule").text
-    assert "no cron process has run yet" in page
+    assert "no scheduler has run yet" in page
     assert "switchhook cron" in page
     away = Site(make_app(redis_url="unix:///nowhere/at/all.sock")).admin().get("/dashboard/schedule")
     assert away.status_code == 200
@@ -273,7 +273,7 @@ def test_the_page_says_what_to_do_when_nobody_runs_it(make_app: Callable[..., Fl
 def test_the_command_shows_the_schedule_and_runs_one_task(operator: Operator) -> None:
     listed = operator.json("schedule")
     assert {each["name"] for each in listed["rows"]} == {task.name for task in schedule.TASKS}
-    assert listed["fault"] == "no cron process has run yet"
+    assert listed["fault"] == "no scheduler has run yet"
     out = operator.ok("schedule", "run", "idle-conversations")
     assert "nothing was to be done" in out
     [last] = [each for each in operator.json("schedule")["rows"] if each["name"] == "idle conversations"]

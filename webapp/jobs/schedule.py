@@ -1,8 +1,8 @@
 """What runs by the clock. RQ's own cron cannot be told how soon after a crash to look for lost work without a worker to run
-it, so the sweep runs in the cron process itself; so does everything that takes milliseconds. The list of tasks is in
+it, so the sweep runs in the scheduler's process itself; so does everything that takes milliseconds. The list of tasks is in
 `webapp.services.schedule`.
 
-Any number of cron processes may run: a lock in Redis lets one of them act, and while Redis is away they all do, which is
+Any number of schedulers may run: a lock in Redis lets one of them act, and while Redis is away they all do, which is
 harmless because every task here may run twice.
 
 When a task is due is counted by a clock that nobody sets (`time.monotonic`). What outlives a process is kept by the wall

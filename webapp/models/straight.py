@@ -138,14 +138,15 @@ def _converter(kind: TypeEngine[Any], dialect: Dialect) -> Convert:
     if dialect.name == "sqlite" and isinstance(kind, Uuid):
         return attrgetter("hex")
     if dialect.name == "sqlite" and isinstance(kind, UTCDateTime):
-        return _sqlite_moment
+        return sqlite_moment
     if dialect.name == "sqlite" and isinstance(kind, JSON):
         return _sqlite_json
     return kind.dialect_impl(dialect).bind_processor(dialect)
 
 
 @lru_cache(maxsize=512)
-def _sqlite_moment(moment: datetime) -> str:
+def sqlite_moment(moment: datetime) -> str:
+    """A moment as SQLite's columns keep it."""
     return (moment.astimezone(UTC) if moment.tzinfo else moment).isoformat(" ", "microseconds")[:26]
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from webapp.contracts.limits import KEY_CHARS, Dimension, Limit, Window
+from webapp.models.straight import sqlite_moment
 from webapp.quota.windows import bounds
 
 
@@ -158,17 +159,12 @@ class _Driver:
 
 
 @lru_cache(maxsize=512)
-def _sqlite_moment(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(" ", "microseconds")[:26]
-
-
-@lru_cache(maxsize=512)
 def _read_sqlite_moment(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
 _DRIVERS = {
-    "sqlite": _Driver("?", _sqlite_moment, _read_sqlite_moment, lambda identity: identity.hex),
+    "sqlite": _Driver("?", sqlite_moment, _read_sqlite_moment, lambda identity: identity.hex),
     "postgresql": _Driver("%s", lambda moment: moment, lambda moment: moment.astimezone(UTC), lambda identity: identity),
 }
 

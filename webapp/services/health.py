@@ -102,7 +102,7 @@ def scheduler() -> Check:
         return Check("scheduler", False, found.fault, "Start one: `switchhook cron` (`switchhook up` runs it).")
     if failing := found.failing:
         detail = ", ".join(f"{row.name} failed {row.failures} times in a row" for row in failing)
-        return Check("scheduler", False, detail, "See why: `switchhook schedule`, and the cron process's log.")
+        return Check("scheduler", False, detail, "See why: `switchhook schedule`, and the log of the process that runs it.")
     return Check("scheduler", True, "runs")
 
 

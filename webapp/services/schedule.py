@@ -1,4 +1,4 @@
-"""What runs by the clock, how its last runs went, and who runs it: by what the cron processes leave in Redis.
+"""What runs by the clock, how its last runs went, and who runs it: by what the schedulers leave in Redis.
 
 To add a task, add a line to `TASKS`. `webapp.jobs.schedule` runs them.
 """
@@ -21,7 +21,7 @@ from webapp.settings import Settings
 LAST = "switchhook:cron:last"
 """A hash in Redis: a task's name -> its last run, as JSON (`Run`)."""
 LEADER = "switchhook:cron:leader"
-"""Which cron process acts, as JSON (`Leader`). It stays when that process is gone."""
+"""Which scheduler acts, as JSON (`Leader`). It stays when that process is gone."""
 LONG_S = 600.0
 """From this pace on a task keeps its time when another process takes over."""
 FAILURES_TOLD = 3
@@ -156,7 +156,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Leader:
-    """The cron process that acts, or acted last: `seen_at` is its last sign of life. Seconds since 1970."""
+    """The scheduler that acts, or acted last: `seen_at` is its last sign of life. Seconds since 1970."""
 
     id: str
     host: str
@@ -249,12 +249,12 @@ def _rows(runs: Mapping[str, Run], settings: Settings) -> tuple[Row, ...]:
 
 def _fault(found: Leader | None, settings: Settings) -> str:
     if found is None:
-        return "no cron process has run yet"
+        return "no scheduler has run yet"
     # A round of looks at vendors takes some twenty seconds, in which there is no sign of life.
     age_s = time.time() - found.seen_at
     if age_s <= _SWEEPS_MISSED * settings.sweep_s + _MARGIN_S + 20:
         return ""
-    return f"no cron process has run for {age_s:.0f} s"
+    return f"no scheduler has run for {age_s:.0f} s"
 
 
 def last_runs(client: redis.Redis) -> dict[str, Run]:
